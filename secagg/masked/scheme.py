@@ -1,0 +1,45 @@
+"""Masked mode behind the common interface."""
+
+from __future__ import annotations
+
+from secagg.config import Policy, RoundContext
+from secagg.identity import ServerKeys, SiteKeys
+from secagg.masked.client import MaskedClient
+from secagg.masked.opening import open_aggregate
+from secagg.masked.params import NAME
+from secagg.masked.server import MaskedServer
+from secagg.masked.states import Fresh
+from secagg.session import Mean, Packet, Rng, Update
+
+
+class MaskedScheme:
+    """Pairwise masks after Bonawitz et al. 2017, with a consistency quorum; the server reads the sum."""
+
+    name = NAME
+    needs = frozenset({"identity"})
+
+    def client(
+        self, context: RoundContext, keys: SiteKeys, policy: Policy, update: Update, rng: Rng
+    ) -> MaskedClient:
+        """A fresh session. Raises Refused or Misuse."""
+        return MaskedClient(context, keys, policy, update, rng, Fresh())
+
+    def restore(
+        self,
+        context: RoundContext,
+        keys: SiteKeys,
+        policy: Policy,
+        blob: bytes,
+        update: Update | None,
+        rng: Rng,
+    ) -> MaskedClient:
+        """The session that `to_bytes` wrote. Raises Malformed or Misuse."""
+        return MaskedClient.restored(context, keys, policy, blob, update, rng)
+
+    def server(self, context: RoundContext, keys: ServerKeys) -> MaskedServer:
+        """A session for the sites of `context.cohort`."""
+        return MaskedServer(context, keys)
+
+    def open(self, context: RoundContext, aggregate: Packet, site: SiteKeys | None = None) -> Mean:
+        """The mean; no site's secret is needed."""
+        return open_aggregate(context, aggregate)

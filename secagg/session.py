@@ -1,0 +1,182 @@
+"""The one interface of every scheme: sessions that turn a packet into a packet (spec §3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secagg.errors import Misuse, SecAggError
+
+if TYPE_CHECKING:
+    from secagg.config import Policy, RoundContext
+    from secagg.identity import ServerKeys, SiteKeys
+
+Words = NDArray[np.uint64]
+Rng = Callable[[int], bytes]  # n -> n bytes from the operating system
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """One message: a small encoded head, and the vector it is about, if any, beside it.
+
+    words: uint64, shape (k,); travels as k little-endian 8-byte words.
+    """
+
+    head: bytes
+    words: Words | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """What a site counts and measures in one round; only sums over sites ever leave in the clear.
+
+    examples: 1..2^28. train_loss, eval_loss: mean nats, 0..1024. eval_tokens: 0..2^28. Prints without them.
+    """
+
+    examples: int = field(repr=False)
+    train_loss: float = field(repr=False)
+    eval_loss: float = field(repr=False)
+    eval_tokens: int = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One site's private input to a round.
+
+    values: float32 (d,), the trained adapter minus the round's global adapter. weight: 1..weight cap.
+    """
+
+    values: NDArray[np.float32] = field(repr=False)
+    weight: int = field(repr=False)
+    metrics: Metrics = field(repr=False)
+
+    def __repr__(self) -> str:
+        return f"Update(d={self.values.size})"
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """What the server ends a round with and sends to every site; `contributors` are the survivors."""
+
+    payload: Packet
+    contributors: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over the survivors of the metrics; losses are means weighted by examples and by tokens.
+
+    clipped: fraction of all sites' values outside the range.
+    """
+
+    sites: int
+    weight: int
+    examples: int
+    train_loss: float
+    eval_loss: float
+    eval_tokens: int
+    clipped: float
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """The weighted mean update, float32 (d,), bit-identical at every site, and the totals."""
+
+    values: NDArray[np.float32] = field(repr=False)
+    totals: Totals
+    contributors: tuple[str, ...]
+    transcript: bytes  # 32 bytes; what the next round's header calls `previous`
+    next_range_q40: int  # quantisation range of the next round, in units of 2^-40
+
+
+class ClientSession(Protocol):
+    """One site's side of one attempt of one round."""
+
+    @property
+    def stage(self) -> str:
+        """Name of the state: what the durable log records before a reply leaves."""
+
+    @property
+    def released(self) -> bool:
+        """Whether an unmask share has been made in this attempt."""
+
+    @property
+    def evidence(self) -> bytes:
+        """32 bytes that the durable log keeps beside the stage."""
+
+    def handle(self, request: Packet) -> Packet:
+        """The reply. Raises a SecAggError, after which the session is unchanged or spent."""
+
+    def to_bytes(self) -> bytes:
+        """The whole state, secret; `Scheme.restore` takes it back."""
+
+
+class ServerSession(Protocol):
+    """The server's side of one attempt of one round."""
+
+    faults: dict[str, SecAggError]  # sites whose reply was refused in this attempt, and why
+
+    @property
+    def phase(self) -> str:
+        """Name of the phase that `requests` belongs to."""
+
+    @property
+    def done(self) -> bool:
+        """Whether `result` is ready."""
+
+    def requests(self) -> Mapping[str, Packet]:
+        """What to send to which site now."""
+
+    def receive(self, replies: Iterable[tuple[str, Packet]]) -> None:
+        """Consumes replies as they arrive; a site that is missing when they end has dropped out.
+
+        Raises TooFewSites if the round cannot be completed.
+        """
+
+    def result(self) -> Aggregate:
+        """The aggregate. Raises Misuse before `done`."""
+
+
+class Scheme(Protocol):
+    """How updates are protected: one folder of secagg each, listed in `secagg.schemes` alone."""
+
+    name: str
+    needs: frozenset[str]  # kinds of keys that provisioning must have made
+
+    def client(
+        self, context: RoundContext, keys: SiteKeys, policy: Policy, update: Update, rng: Rng
+    ) -> ClientSession:
+        """A fresh session. Raises Refused if the policy forbids the manifest, Misuse for a wrong update."""
+
+    def restore(
+        self,
+        context: RoundContext,
+        keys: SiteKeys,
+        policy: Policy,
+        blob: bytes,
+        update: Update | None,
+        rng: Rng,
+    ) -> ClientSession:
+        """The session that `to_bytes` wrote. Raises Malformed, or Misuse if it still needs the update."""
+
+    def server(self, context: RoundContext, keys: ServerKeys) -> ServerSession:
+        """A session for the sites of `context.cohort`."""
+
+    def open(self, context: RoundContext, aggregate: Packet, site: SiteKeys | None = None) -> Mean:
+        """The mean, after every check a site can make. Raises FaultyServer, Malformed or Sealed."""
+
+
+def by_arrival(replies: Mapping[str, Packet]) -> Iterator[tuple[str, Packet]]:
+    """Replies at hand, in the form `ServerSession.receive` takes."""
+    yield from replies.items()
+
+
+def require_words(packet: Packet, count: int) -> Words:
+    """The packet's vector. Raises Misuse unless it has `count` uint64 words."""
+    if packet.words is None or packet.words.dtype != np.uint64 or packet.words.shape != (count,):
+        raise Misuse(f"expected a vector of {count} words")
+    return packet.words
