@@ -1,0 +1,158 @@
+"""The `fedclient` command: one site's agent, from the start of a session to its adapter."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from filelock import FileLock, Timeout
+
+from fedclient.settings import LocalError
+from keys.console import new_app, notice, run
+from keys.errors import KeyFileError
+from keys.passphrase import FromFile, read_passphrase_file
+
+if TYPE_CHECKING:
+    from fedclient.connection import Event
+    from fedclient.site import Site
+    from keys.store import SiteHome
+    from secagg.identity import Roster
+
+AGENT_LOCK: Final = "agent.lock"
+PROGRESS_EVERY_S: Final = 2.0
+
+app = new_app("Take part in a federation as one site: train on local data, share only masked updates.")
+
+EPILOG = (
+    "Example: fedclient --site hospital-a --data ./notes.jsonl --server fed.example.org:8443 "
+    "--ca ca.pem --roster roster.json"
+)
+
+
+@app.command(epilog=EPILOG)
+def fedclient(
+    site: Annotated[str, typer.Option(help="This site's name, as in `fedkeys init NAME`.")],
+    server: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where fedserver listens.")],
+    roster: Annotated[Path, typer.Option(help="The roster that the consortium's root signed.")],
+    data: Annotated[
+        Path, typer.Option(help="A .jsonl file, or a folder of them: {text} or {prompt, completion} a line.")
+    ],
+    home: Annotated[Path | None, typer.Option(help="The site's key folder, if not the default.")] = None,
+    ca: Annotated[Path | None, typer.Option(help="The server's CA certificate (default: HOME/ca.pem).")] = None,
+    eval_data: Annotated[Path | None, typer.Option(help="Held-out texts, in the form of --data.")] = None,
+    held_out: Annotated[float, typer.Option(help="Share of --data to hold out without --eval-data.")] = 0.1,
+    model: Annotated[str, typer.Option(help="A local copy of the model that the server names.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Where the adapter goes (default: HOME/adapter).")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads for training; 0 chooses.")] = 0,
+    policy: Annotated[Path | None, typer.Option(help="What this site accepts (default: HOME/policy.toml).")] = None,
+    retry_for: Annotated[float, typer.Option(help="Seconds to go on trying while the server is away.")] = 600.0,
+    passphrase_file: FromFile = None,
+) -> None:
+    """Connect, train when asked, and write the federated adapter when the session ends."""
+    from fedclient.learner import LearnerOptions, LoraLearner, load_records
+    from fedclient.policy import POLICY_FILE, load_policy
+    from fedclient.site import Site
+    from keys.store import default_home, load_site
+
+    passphrase = read_passphrase_file(passphrase_file) if passphrase_file else None
+    keys = load_site(home or default_home(site), passphrase)
+    if keys.name != site:
+        raise LocalError(f"{keys.home} holds the keys of {keys.name}", f"use --site {keys.name} or another --home")
+    with only_agent(keys.home):
+        listed = _accepted(keys, roster)
+        rules = load_policy(policy or keys.home / POLICY_FILE)
+        records = load_records(data, eval_data, held_out)
+        out = out or keys.home / "adapter"
+        options = LearnerOptions(site, out, model, device, threads)
+        learner = LoraLearner(options, *records, progress=_training_line(site))
+        member = Site(
+            keys.home, keys.keys, keys.state_key, listed, rules, learner, os.urandom, lambda: int(time.time())
+        )
+        _serve(member, keys, server, ca or keys.home / "ca.pem", retry_for)
+    typer.echo(str(out))
+
+
+@contextmanager
+def only_agent(home: Path) -> Iterator[None]:
+    """Holds the home's lock. Raises LocalError if another agent works with these keys."""
+    lock = FileLock(home / AGENT_LOCK, mode=0o600)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise LocalError(f"another fedclient is running with the keys in {home}", "stop that one first") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _accepted(keys: SiteHome, path: Path) -> Roster:
+    from keys.pin import accept_roster
+    from secagg.identity import fingerprint
+
+    roster = accept_roster(keys, path, int(time.time()))
+    notice(f"{keys.name}: roster of {roster.consortium}, epoch {roster.epoch}, {len(roster.sites)} sites")
+    notice(f"{keys.name}: root {fingerprint(roster.root_key)}")
+    return roster
+
+
+def _serve(site: Site, keys: SiteHome, server: str, ca: Path, retry_for_s: float) -> None:
+    """Answers the server until the session is over or an operator stops it. Raises what ended it."""
+    from fedclient.app import make_app
+    from fedclient.connection import Connection
+    from fedclient.fleet import serve
+
+    stop, failures = threading.Event(), list[Exception]()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+
+    def tell(kind: str, error: Exception) -> None:
+        notice(f"{keys.name}: refused {kind}: {getattr(error, 'problem', error)}")
+        if isinstance(error, LocalError):
+            failures.append(error)
+
+    def on_event(event: Event) -> None:
+        if event.notice:
+            notice(f"{keys.name}: {event.notice}")
+        if event.kind in ("answered", "refused") and (site.finished or failures):
+            stop.set()
+
+    connection = Connection(server, ca, keys.node_key, node_file=keys.home / "node.id")
+    serve(make_app(lambda _: site, tell), connection, stop=stop, retry_for_s=retry_for_s, on_event=on_event)
+    if failures:
+        raise failures[0]
+    if not site.finished:
+        raise LocalError("stopped before the session was over", "start fedclient again to go on")
+
+
+def _training_line(site: str):  # type: ignore[no-untyped-def]
+    """A progress callback that prints a line now and then, on stderr."""
+    last = time.monotonic()
+
+    def progress(step: int, steps: int, loss: float) -> None:
+        nonlocal last
+        if step == steps or time.monotonic() - last > PROGRESS_EVERY_S:
+            last = time.monotonic()
+            notice(f"{site}: step {step} of {steps}, loss {loss:.3f}")
+
+    return progress
+
+
+def main() -> None:
+    """The console script."""
+    from fedclient.connection import ConnectionFailed
+
+    stopped = ("stopped", "start fedclient again to go on where the session stands")
+    run(app, "fedclient", failures=(KeyFileError, LocalError, ConnectionFailed), interrupted=stopped)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,271 @@
+"""What one site does with each request of the server: check, answer once, remember before answering (spec §7.4, §16)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from fedclient.store import SessionStore
+from secagg.chain import Position
+from secagg.config import Manifest, Policy, RoundContext, Setting
+from secagg.enrol import (
+    AttemptRef,
+    Consent,
+    Finish,
+    Hello,
+    Here,
+    ModelCard,
+    Proposal,
+    Ready,
+    RoundStart,
+    Tensor,
+    signed_by,
+)
+from secagg.errors import FaultyServer, Malformed, Misuse, Refused
+from secagg.identity import Roster, SiteKeys
+from secagg.schemes import scheme_named
+from secagg.session import ClientSession, Metrics, Packet, Rng, Update
+from secagg.vector import Layout, Vector, adapter_digest
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a learner found when it loaded the model: 32-byte digests, the adapter's layout and first values."""
+
+    base_model: bytes
+    tokenizer: bytes
+    lora_config: bytes
+    layout: Layout
+    initial_values: Vector
+    adapter_config: str
+
+
+class Learner(Protocol):
+    """The part of a site that knows models and data."""
+
+    def prepare(self, settings: dict[str, str], nonce: bytes) -> Facts:
+        """Loads the model that the settings name, once. Raises LocalError."""
+
+    def train(self, adapter: Vector, round_: int) -> tuple[Vector, Metrics]:
+        """The update (new adapter minus `adapter`) and what was measured. Raises LocalError."""
+
+    def save(self, adapter: Vector) -> None:
+        """Writes the final adapter where the operator wants it. Raises LocalError."""
+
+
+@dataclass
+class Session:
+    """A session this site agreed to, as far as it has got."""
+
+    manifest: Manifest
+    store: SessionStore
+    position: Position
+    adapter: Vector
+    client: ClientSession | None = None
+    attempt: AttemptRef | None = None
+
+
+class Site:
+    """One site. `handle` takes what the server sent and gives what may leave."""
+
+    def __init__(
+        self, home: Path, keys: SiteKeys, state_key: bytes, roster: Roster, policy: Policy, learner: Learner,
+        rng: Rng, now: Callable[[], int],
+    ) -> None:  # fmt: skip
+        self._home, self._keys, self._state_key = home, keys, state_key
+        self._roster, self._policy, self._learner = roster, policy, learner
+        self._rng, self._now = rng, now
+        self._prepared: tuple[bytes, tuple[Setting, ...], Facts] | None = None
+        self._session: Session | None = None
+        self.finished = False
+
+    def handle(self, kind: str, packets: Sequence[Packet]) -> Packet:
+        """The reply to one request. Raises SecAggError or LocalError; then nothing may leave but the code."""
+        if kind not in HANDLERS or not packets:
+            raise Malformed("no such request")
+        return HANDLERS[kind](self, packets[0], packets[1:])
+
+    # ------------------------------------------------------------------ before the rounds
+
+    def _hello(self, request: Packet, _: Sequence[Packet]) -> Packet:
+        hello = Hello.decode(request.head)
+        return Packet(signed_by(self._keys, Here(self._keys.site, hello.nonce, bytes(64))).encode())
+
+    def _propose(self, request: Packet, _: Sequence[Packet]) -> Packet:
+        proposal = Proposal.decode(request.head)
+        if proposal.roster != self._roster.digest():
+            raise Refused("the server uses another roster; compare its fingerprint and epoch")
+        if proposal.scheme not in self._policy.schemes:
+            raise Refused(f"this site's policy: scheme {proposal.scheme} is not allowed")
+        facts = self._prepare(proposal.nonce, proposal.settings)
+        tensors = tuple(Tensor(name, rows, columns) for name, (rows, columns) in facts.layout.tensors)
+        card = ModelCard(
+            self._keys.site, proposal.nonce, tensors, facts.base_model, facts.tokenizer, facts.lora_config,
+            adapter_digest(facts.layout, facts.initial_values), facts.adapter_config, bytes(64),
+        )  # fmt: skip
+        return Packet(signed_by(self._keys, card).encode())
+
+    def _prepare(self, nonce: bytes, settings: tuple[Setting, ...]) -> Facts:
+        if self._prepared is None or self._prepared[:2] != (nonce, settings):
+            plain = {each.name: each.value for each in settings}
+            self._prepared = nonce, settings, self._learner.prepare(plain, nonce)
+        return self._prepared[2]
+
+    def _consent(self, request: Packet, _: Sequence[Packet]) -> Packet:
+        manifest = Manifest.decode(request.head)
+        session = self._begin(manifest)
+        session.store.save_manifest(manifest)
+        return Packet(signed_by(self._keys, Consent(self._keys.site, session.position, bytes(64))).encode())
+
+    def _begin(self, manifest: Manifest) -> Session:
+        """The session, from its start or from where this site's store says it got. Raises Refused or LocalError."""
+        self._require_acceptable(manifest)
+        facts = self._prepare(manifest.nonce, manifest.settings)
+        initial = adapter_digest(facts.layout, facts.initial_values)
+        found = facts.layout.digest(), facts.layout.size, facts.base_model, facts.tokenizer, facts.lora_config, initial
+        if found != (
+            manifest.layout, manifest.size, manifest.base_model, manifest.tokenizer, manifest.lora_config,
+            manifest.initial_adapter,
+        ):  # fmt: skip
+            raise Refused("the manifest's model, tokenizer or adapter is not the one this site has")
+        store = SessionStore(self._home, manifest.digest(), self._state_key)
+        position, adapter = store.position() or (Position.start(manifest), facts.initial_values)
+        if adapter_digest(facts.layout, adapter) != position.adapter:
+            raise Refused("the stored adapter is not the one the chain of rounds names")
+        self._session = Session(manifest, store, position, adapter)
+        return self._session
+
+    def _require_acceptable(self, manifest: Manifest) -> None:
+        self._policy.check(manifest)
+        if manifest.roster != self._roster.digest():
+            raise Refused("the manifest names another roster")
+        if self._keys.site not in manifest.sites:
+            raise Refused("the manifest leaves this site out")
+        for site in manifest.sites:
+            if self._roster.entry(site).expires < self._now():
+                raise Refused(f"{site}'s entry on the roster has expired")
+
+    def _open_session(self, digest: bytes) -> Session:
+        """The session of this digest, read back from the store after a restart. Raises Refused."""
+        if self._session is not None and self._session.position.session == digest:
+            return self._session
+        manifest = SessionStore(self._home, digest, self._state_key).manifest()
+        if manifest is None:
+            raise Refused("this site has not agreed to that session")
+        return self._begin(manifest)
+
+    # ------------------------------------------------------------------ rounds
+
+    def _start(self, request: Packet, aggregates: Sequence[Packet]) -> Packet:
+        start = RoundStart.decode(request.head)
+        session = self._open_session(start.session)
+        self._catch_up(session, start.round, start.attempts, aggregates)
+        if not start.round == session.position.round + 1 <= session.manifest.rounds:
+            raise Refused(f"round {start.round} is not the next one of this session")
+        if not session.store.ledger.released(start.round) and session.store.update(start.round) is None:
+            self._train(session, start.round)
+        return self._ready(session)
+
+    def _ready(self, session: Session) -> Packet:
+        return Packet(signed_by(self._keys, Ready(self._keys.site, session.position, bytes(64))).encode())
+
+    def _train(self, session: Session, round_: int) -> None:
+        values, metrics = self._learner.train(session.adapter, round_)
+        weight = weight_of(session.manifest, metrics.examples)
+        session.store.save_update(round_, Update(values, weight, metrics))
+
+    def _catch_up(self, session: Session, before: int, attempts: Sequence[int], aggregates: Sequence[Packet]) -> None:
+        """Opens the aggregates of the rounds just before `before`, as far as this site lacks them."""
+        if len(attempts) != len(aggregates):
+            raise Malformed("the aggregates are not one per attempt")
+        for round_, attempt, aggregate in zip(range(before - len(attempts), before), attempts, aggregates, strict=True):
+            if round_ > session.position.round:
+                self._advance(session, round_, attempt, aggregate)
+
+    def _advance(self, session: Session, round_: int, attempt: int, aggregate: Packet) -> None:
+        if round_ != session.position.round + 1:
+            raise FaultyServer(f"the aggregate of round {session.position.round + 1} is missing")
+        header = session.position.header(session.manifest, attempt)
+        context = RoundContext(session.manifest, self._roster, header)
+        mean = scheme_named(session.manifest.scheme).open(context, aggregate, self._keys)
+        adapter = np.add(session.adapter, mean.values, dtype=np.float32)
+        if not np.isfinite(adapter).all():
+            raise FaultyServer("the sum makes the adapter overflow")
+        position = session.position.after(mean, self._digest_of(session.manifest, adapter))
+        session.store.save_position(position, adapter)
+        session.position, session.adapter, session.client = position, adapter, None
+
+    def _digest_of(self, manifest: Manifest, adapter: Vector) -> bytes:
+        return adapter_digest(self._prepare(manifest.nonce, manifest.settings).layout, adapter)
+
+    def _answer(self, request: Packet, rest: Sequence[Packet]) -> Packet:
+        ref = AttemptRef.decode(request.head)
+        if len(rest) != 1:
+            raise Malformed("one request of the scheme follows the reference to its attempt")
+        session = self._open_session(ref.session)
+        client, context = self._client(session, ref)
+        try:
+            reply = client.handle(rest[0])
+            _, line = session.store.ledger.answer(context.header, client.stage, client.evidence)
+            session.store.record(line)
+            session.store.save_client(ref.round, ref.attempt, client.to_bytes())
+        except BaseException:
+            session.client = None  # what is in memory may be ahead of the disk: read it back next time
+            raise
+        if client.released:
+            session.store.forget_update()
+        return reply
+
+    def _client(self, session: Session, ref: AttemptRef) -> tuple[ClientSession, RoundContext]:
+        """The session of this attempt: the one in memory, the one on disk, or a fresh one if the log admits it."""
+        if ref.round != session.position.round + 1:
+            raise Refused(f"round {ref.round} is not the next one of this session")
+        context = RoundContext(session.manifest, self._roster, session.position.header(session.manifest, ref.attempt))
+        if session.client is not None and session.attempt == ref:
+            return session.client, context
+        scheme, blob = scheme_named(session.manifest.scheme), session.store.client(ref.round, ref.attempt)
+        update = session.store.update(ref.round)
+        parts = (context, self._keys, self._policy)
+        if blob is not None:
+            session.client = scheme.restore(*parts, blob, update, self._rng)
+        else:
+            session.store.ledger.admit(session.position, context.header, session.manifest)
+            if update is None:
+                raise Refused("this site holds no update for the round")
+            session.client = scheme.client(*parts, update, self._rng)
+        session.attempt = ref
+        return session.client, context
+
+    def _finish(self, request: Packet, aggregates: Sequence[Packet]) -> Packet:
+        finish = Finish.decode(request.head)
+        session = self._open_session(finish.session)
+        self._catch_up(session, finish.rounds + 1, finish.attempts, aggregates)
+        if session.position.round != finish.rounds:
+            raise Refused("the session did not get to that round at this site")
+        session.store.forget_update()
+        self._learner.save(session.adapter)
+        self.finished = True
+        return self._ready(session)
+
+
+HANDLERS: dict[str, Callable[[Site, Packet, Sequence[Packet]], Packet]] = {
+    "hello": Site._hello,
+    "propose": Site._propose,
+    "consent": Site._consent,
+    "start": Site._start,
+    "answer": Site._answer,
+    "finish": Site._finish,
+}
+
+
+def weight_of(manifest: Manifest, examples: int) -> int:
+    """A site's weight: 1, or one for every `examples_per_weight` examples up to the cap. Raises Misuse."""
+    per_weight = int(manifest.setting("examples_per_weight"))
+    if per_weight < 0:
+        raise Misuse("examples_per_weight is not negative")
+    return min(manifest.quantizer.weight_cap, max(1, -(-examples // per_weight))) if per_weight else 1
+

@@ -1,0 +1,244 @@
+"""What a site must still know after a crash: its log of answers, its session, its place in the chain (spec §16).
+
+Every write is durable (fsync of file and folder) when the call returns, and a reply may leave only then.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from nacl.exceptions import CryptoError
+from nacl.secret import SecretBox
+
+from fedclient.settings import LocalError
+from secagg.chain import Answer, Ledger, Position
+from secagg.config import Manifest
+from secagg.errors import Malformed
+from secagg.session import Metrics, Update
+from secagg.vector import Vector
+
+_PRIVATE: Final = 0o600
+_METRICS: Final = np.dtype(
+    [("weight", "<i8"), ("examples", "<i8"), ("tokens", "<i8"), ("train", "<f8"), ("eval", "<f8")]
+)
+
+
+class StoreError(LocalError):
+    """The site's state cannot be read or written; nothing was sent."""
+
+    code = "storage"
+
+
+class SessionStore:
+    """One site's durable state in one session: a folder that only this site's process writes."""
+
+    def __init__(self, home: Path, session: bytes, state_key: bytes) -> None:
+        """state_key: 32 bytes that seal secrets at rest. Raises StoreError."""
+        self.folder = home / "state" / session.hex()
+        self._box = SecretBox(state_key)
+        self._session = session
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise _failed("make", self.folder, error) from None
+        self._log = AnswerLog(self.folder / "answers.log", session)
+
+    # ------------------------------------------------------------------ the log of answers
+
+    @property
+    def ledger(self) -> Ledger:
+        """The rules of the log as it stands on disk."""
+        return self._log.ledger
+
+    def record(self, line: Answer) -> None:
+        """Appends one answer, durably. Raises StoreError."""
+        self._log.append(line)
+
+    # ------------------------------------------------------------------ public state
+
+    def save_manifest(self, manifest: Manifest) -> None:
+        """Keeps the session's manifest. Raises StoreError."""
+        self._write("manifest.cbor", manifest.encode())
+
+    def manifest(self) -> Manifest | None:
+        """The manifest this site agreed to, if any. Raises StoreError."""
+        blob = self._read("manifest.cbor")
+        return None if blob is None else self._decoded("manifest.cbor", Manifest.decode, blob)
+
+    def save_position(self, position: Position, adapter: Vector) -> None:
+        """Keeps the global adapter and the place in the chain that names it. Raises StoreError."""
+        name = f"adapter-{position.round}.f32"
+        self._write(name, np.ascontiguousarray(adapter, "<f4").data)
+        self._write("position.cbor", position.encode())
+        for old in self.folder.glob("adapter-*.f32"):
+            if old.name != name:
+                old.unlink(missing_ok=True)
+
+    def position(self) -> tuple[Position, Vector] | None:
+        """The place in the chain and the adapter there, if the session has begun. Raises StoreError."""
+        blob = self._read("position.cbor")
+        if blob is None:
+            return None
+        position = self._decoded("position.cbor", Position.decode, blob)
+        values = self._read(f"adapter-{position.round}.f32")
+        if values is None or len(values) % 4:
+            raise _damaged(self.folder / f"adapter-{position.round}.f32")
+        return position, np.frombuffer(values, "<f4").astype(np.float32)
+
+    # ------------------------------------------------------------------ secrets of a round
+
+    def save_client(self, round_: int, attempt: int, state: bytes) -> None:
+        """Keeps a client session's state, sealed. Raises StoreError."""
+        label = f"{round_}.{attempt}".encode()
+        self._write("client.sealed", self._box.encrypt(label + b"\x00" + state))
+
+    def client(self, round_: int, attempt: int) -> bytes | None:
+        """The state of this attempt's session, if there is one. Raises StoreError."""
+        sealed = self._read("client.sealed")
+        if sealed is None:
+            return None
+        try:
+            label, _, state = self._box.decrypt(sealed).partition(b"\x00")
+        except CryptoError:
+            raise _damaged(self.folder / "client.sealed") from None
+        return state if label == f"{round_}.{attempt}".encode() else None
+
+    def save_update(self, round_: int, update: Update) -> None:
+        """Keeps the round's update until it has left or the next round begins. Raises StoreError."""
+        metrics = update.metrics
+        numbers = (
+            update.weight,
+            metrics.examples,
+            metrics.eval_tokens,
+            metrics.train_loss,
+            metrics.eval_loss,
+        )
+        self.forget_update()
+        self._write(f"update-{round_}.f32", np.ascontiguousarray(update.values, "<f4").data)
+        self._write(f"update-{round_}.meta", np.array([numbers], _METRICS).tobytes())
+
+    def update(self, round_: int) -> Update | None:
+        """The update this site trained for the round, if it still has it. Raises StoreError."""
+        meta, values = self._read(f"update-{round_}.meta"), self._read(f"update-{round_}.f32")
+        if meta is None or values is None:
+            return None
+        if len(meta) != _METRICS.itemsize or len(values) % 4:
+            raise _damaged(self.folder / f"update-{round_}.f32")
+        weight, examples, tokens, train, held_out = np.frombuffer(meta, _METRICS)[0].tolist()
+        metrics = Metrics(examples, train, held_out, tokens)
+        return Update(np.frombuffer(values, "<f4").astype(np.float32, copy=False), weight, metrics)
+
+    def forget_update(self) -> None:
+        """Removes every update: it has left the site, or nobody will ask for it again."""
+        for old in self.folder.glob("update-*"):
+            old.unlink(missing_ok=True)
+
+    # ------------------------------------------------------------------ files
+
+    def _write(self, name: str, content: bytes | memoryview) -> None:
+        """Replaces a file as a whole, durably."""
+        path, beside = self.folder / name, self.folder / f".{name}.new"
+        try:
+            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE)
+            with open(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+            _sync_folder(self.folder)
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            raise _failed("write", path, error) from None
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return (self.folder / name).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _failed("read", self.folder / name, error) from None
+
+    def _decoded(self, name, decode, blob):  # type: ignore[no-untyped-def]
+        try:
+            return decode(blob)
+        except Malformed:
+            raise _damaged(self.folder / name) from None
+
+
+class AnswerLog:
+    """An append-only file, one line of hexadecimal per answer; bound to the very file it was begun in.
+
+    Restored from a backup it is another file, and this site may have answered since: it is refused.
+    """
+
+    def __init__(self, path: Path, session: bytes) -> None:
+        """Reads the log, or begins it. Raises StoreError."""
+        self._path = path
+        self.ledger = Ledger(session)
+        try:
+            if path.exists():
+                self._load(path.read_bytes())
+            else:
+                self._begin()
+        except OSError as error:
+            raise _failed("open", path, error) from None
+
+    def _begin(self) -> None:
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE)
+        with open(descriptor, "wb") as file:
+            file.write(self._birth())
+            file.flush()
+            os.fsync(file.fileno())
+        _sync_folder(self._path.parent)
+
+    def _birth(self) -> bytes:
+        found = self._path.stat()
+        return f"{self.ledger.session.hex()} {found.st_dev:x}.{found.st_ino:x}\n".encode()
+
+    def _load(self, content: bytes) -> None:
+        first, _, rest = content.partition(b"\n")
+        if first + b"\n" != self._birth():
+            raise StoreError(
+                f"{self._path} is not the log that was begun here: it was copied, restored or moved",
+                "have the root sign a new roster epoch, and join the next session with it",
+            )
+        whole, _, torn = rest.rpartition(b"\n")
+        for line in whole.split(b"\n") if whole else ():
+            try:
+                self.ledger = Ledger(self.ledger.session, Answer.decode(bytes.fromhex(line.decode("ascii"))))
+            except (Malformed, ValueError):
+                raise _damaged(self._path) from None
+        if torn:  # the write was cut short, so its reply never left
+            os.truncate(self._path, len(content) - len(torn))
+
+    def append(self, line: Answer) -> None:
+        """Adds one line, durably. Raises StoreError, and then the answer must not be given."""
+        try:
+            with self._path.open("ab") as file:
+                file.write(line.encode().hex().encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise _failed("write", self._path, error) from None
+        self.ledger = Ledger(self.ledger.session, line)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _failed(act: str, path: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"cannot {act} {path}: {error.strerror}", "free or repair the disk, then start fedclient again"
+    )
+
+
+def _damaged(path: Path) -> StoreError:
+    return StoreError(f"{path} is damaged", "move the session's state folder away and join the next session")

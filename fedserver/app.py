@@ -1,0 +1,59 @@
+"""The Flower ServerApp: runs the federation that the plan file describes, over whatever Grid it is given."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedserver.checkpoint import Checkpoint
+from fedserver.federation import Federation
+from fedserver.journal import Journal
+from fedserver.link import FlowerLink
+from fedserver.output import save_adapter
+from fedserver.plan import Plan, ServerError
+from fedserver.traffic import TrafficReader
+from keys.public import KeyFileError, read_roster, require_roster
+from keys.server import load_server
+
+PLAN = "plan"  # run-config key: path of the plan file
+EVENTS = "events.jsonl"
+STATE = "state"
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Runs one session and writes its result; a failure goes to the journal and ends the run as failed."""
+    plan = Plan.load(Path(str(context.run_config[PLAN])))
+    journal = Journal(Path(plan.out) / EVENTS)
+    try:
+        _run(plan, grid, journal)
+    except (ServerError, KeyFileError) as error:
+        journal.write("failed", problem=error.problem, remedy=error.remedy)
+        raise
+    except Exception as error:
+        journal.write("failed", problem=f"{type(error).__name__}: {error}", remedy="read the ServerApp's log")
+        raise
+
+
+def _run(plan: Plan, grid: Grid, journal: Journal) -> None:
+    now = int(time.time())
+    roster = read_roster(Path(plan.roster))
+    require_roster(roster, roster.root_key, now)
+    traffic = TrafficReader(Path(plan.traffic)) if plan.traffic else None
+    out = Path(plan.out)
+    federation = Federation(
+        plan,
+        roster,
+        load_server(Path(plan.keys)).keys,
+        FlowerLink(grid, roster, traffic),
+        journal,
+        Checkpoint(out / STATE),
+        lambda: int(time.time()),
+    )
+    save_adapter(out / "adapter", federation.run())
+    journal.write("done")

@@ -1,0 +1,144 @@
+"""The `fedserver` command: one session of a federation, or the whole demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from fedclient.settings import ALL_LINEAR, LocalError, LoraSettings, TrainingSettings
+from fedserver.plan import Plan, ServerError
+from keys.console import new_app, notice, run
+from keys.errors import KeyFileError
+
+app = new_app("Aggregate what the sites of a consortium train, without seeing any site's update.")
+
+EPILOG: Final = (
+    "Example: fedserver --secagg masked --roster roster.json --keys ./server --model ./base --rounds 10 "
+    "--listen 0.0.0.0:8443 --out ./out"
+)
+_SITES, _LORA, _TRAINING, _QUANTISING = "Sites", "LoRA", "Training (the same at every site)", "Quantising"
+
+
+@app.command(epilog=EPILOG)
+def fedserver(
+    secagg: Annotated[str, typer.Option(help="How updates are protected: masked.")] = "masked",
+    demo: Annotated[bool, typer.Option("--demo", help="Run four sites and a server on this machine.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the session in --out.")] = False,
+    roster: Annotated[Path | None, typer.Option(help="The roster that the root signed.")] = None,
+    keys: Annotated[Path | None, typer.Option(help="The server's folder: `fedkeys server init`, `fedkeys tls`.")] = None,
+    model: Annotated[str, typer.Option(help="The base model as sites know it: a path or a hub id.")] = "",
+    rounds: Annotated[int, typer.Option(help="How many rounds to run.")] = 10,
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where sites connect.")] = "127.0.0.1:8443",
+    out: Annotated[Path | None, typer.Option(help="Where journal, checkpoint and adapter go.")] = None,
+    min_sites: Annotated[int, typer.Option(help="Begin with this many; 0 = all.", rich_help_panel=_SITES)] = 0,
+    colluders: Annotated[int, typer.Option(help="Sites that may work with the server; -1 = a third.", rich_help_panel=_SITES)] = -1,
+    dropouts: Annotated[int, typer.Option(help="Sites that may vanish; -1 = as many as can be borne.", rich_help_panel=_SITES)] = -1,
+    phase_timeout: Annotated[float, typer.Option(help="Seconds a site has for one answer.", rich_help_panel=_SITES)] = 60.0,
+    train_timeout: Annotated[float, typer.Option(help="Seconds a site has to train one round.", rich_help_panel=_SITES)] = 3600.0,
+    join_timeout: Annotated[float, typer.Option(help="Seconds to wait for the sites.", rich_help_panel=_SITES)] = 600.0,
+    rank: Annotated[int, typer.Option(rich_help_panel=_LORA)] = 8,
+    alpha: Annotated[int, typer.Option(rich_help_panel=_LORA)] = 16,
+    target_modules: Annotated[str, typer.Option(help="all-linear, or names with commas.", rich_help_panel=_LORA)] = ALL_LINEAR,
+    dropout: Annotated[float, typer.Option(help="LoRA dropout.", rich_help_panel=_LORA)] = 0.0,
+    learning_rate: Annotated[float, typer.Option(rich_help_panel=_TRAINING)] = 1e-2,
+    learning_rate_decay: Annotated[float, typer.Option(help="Factor per round.", rich_help_panel=_TRAINING)] = 0.85,
+    local_epochs: Annotated[int, typer.Option(rich_help_panel=_TRAINING)] = 1,
+    local_steps: Annotated[int, typer.Option(help="Steps per round; 0 = by epochs.", rich_help_panel=_TRAINING)] = 0,
+    batch_size: Annotated[int, typer.Option(rich_help_panel=_TRAINING)] = 8,
+    sequence_length: Annotated[int, typer.Option(rich_help_panel=_TRAINING)] = 256,
+    max_blocks: Annotated[int, typer.Option(help="Most blocks of one epoch; 0 = all.", rich_help_panel=_TRAINING)] = 0,
+    seed: Annotated[int, typer.Option(rich_help_panel=_TRAINING)] = 0,
+    bits: Annotated[int, typer.Option(min=4, max=20, help="Bits of one value.", rich_help_panel=_QUANTISING)] = 8,
+    weight_cap: Annotated[int, typer.Option(min=1, help="Largest weight of a site; 1 = equal.", rich_help_panel=_QUANTISING)] = 1,
+    examples_per_weight: Annotated[int, typer.Option(help="Examples that count as weight 1; 0 = equal.", rich_help_panel=_QUANTISING)] = 0,
+    rotate: Annotated[bool, typer.Option(help="Hadamard rotation.", rich_help_panel=_QUANTISING)] = True,
+    clip_norm: Annotated[float, typer.Option(help="L2 bound of an update; 0 = none.", rich_help_panel=_QUANTISING)] = 0.0,
+    first_range: Annotated[float, typer.Option(help="Range of round 1; 0 = by Adam's bound.", rich_help_panel=_QUANTISING)] = 0.0,
+) -> None:  # fmt: skip
+    """Wait for the sites of the roster, run the rounds, and write the adapter."""
+    from secagg.errors import Refused
+    from secagg.schemes import scheme_named
+
+    try:
+        scheme_named(secagg)
+    except Refused as error:
+        raise typer.BadParameter(str(error), param_hint="--secagg") from None
+    if demo:
+        from fedserver.demo import run_demo
+
+        run_demo(out or Path("out/demo"), secagg)
+        return
+    if out is None:
+        raise typer.BadParameter("name a folder for the result", param_hint="--out")
+    out = out.resolve()
+    if resume:
+        plan = _resumed(out)
+    else:
+        if roster is None or keys is None or not model:
+            raise typer.BadParameter("needed, unless --demo or --resume is given", param_hint="--roster, --keys, --model")
+        plan = Plan(
+            roster=str(roster.resolve()), keys=str(keys.resolve()), out=str(out), scheme=secagg, model=model,
+            rounds=rounds, min_sites=min_sites, colluders=colluders, dropouts=dropouts, bits=bits,
+            weight_cap=weight_cap, examples_per_weight=examples_per_weight, rotate=rotate, clip_norm=clip_norm,
+            first_range=first_range, join_timeout=join_timeout, train_timeout=train_timeout,
+            phase_timeout=phase_timeout, traffic=str(out / "run" / "traffic"),
+            lora=LoraSettings(rank, alpha, target_modules, dropout),
+            training=TrainingSettings(
+                learning_rate, learning_rate_decay, local_epochs, local_steps, batch_size, sequence_length,
+                max_blocks, seed,
+            ),
+        )  # fmt: skip
+        _begin(plan, out)
+    _run(plan, listen)
+
+
+def _begin(plan: Plan, out: Path) -> None:
+    from fedserver.supervise import PLAN_FILE
+
+    if (out / PLAN_FILE).exists():
+        raise ServerError(f"{out} holds a session already", "go on with --resume, or choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        plan.save(out / PLAN_FILE)
+    except OSError as error:
+        raise ServerError(f"cannot write {out}: {error.strerror}", "choose another --out") from None
+
+
+def _resumed(out: Path) -> Plan:
+    from fedserver.supervise import PLAN_FILE
+
+    if not (out / PLAN_FILE).exists():
+        raise ServerError(f"{out} holds no session", "start one without --resume")
+    return Plan.load(out / PLAN_FILE)
+
+
+def _run(plan: Plan, listen: str) -> None:
+    from fedserver.live import View
+    from fedserver.supervise import own_tls, supervise
+
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdigit():
+        raise typer.BadParameter("write it like 0.0.0.0:8443", param_hint="--listen")
+    with View() as view:
+        supervise(
+            plan, host.strip("[]"), int(port), own_tls(Path(plan.keys)), view.show,
+            lambda bound: view.line(f"fedserver: sites connect to {host}:{bound}"),
+        )  # fmt: skip
+    notice("the adapter is in:")
+    typer.echo(str(Path(plan.out) / "adapter"))
+
+
+def main() -> None:
+    """The console script."""
+    from fedserver.failures import FAILURES
+
+    run(
+        app, "fedserver", failures=(KeyFileError, LocalError, *FAILURES),
+        interrupted=("stopped; every process was ended", "go on with: fedserver --resume --out DIR"),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

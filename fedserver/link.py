@@ -1,0 +1,83 @@
+"""How the federation reaches its sites, whatever carries the messages."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, Protocol
+
+from flwr.serverapp import Grid
+
+from fedserver.exchange import exchange
+from fedserver.packets import SharedArrays, SiteRefusal, encode_packets
+from fedserver.traffic import TrafficReader
+from secagg.enrol import Hello, Here, require_from
+from secagg.errors import SecAggError
+from secagg.identity import Roster
+from secagg.session import Packet
+
+HELLO_S: Final = 30.0
+Answer = Packet | SiteRefusal
+
+
+class Link(Protocol):
+    """Requests to sites by name."""
+
+    def sites(self) -> frozenset[str]:
+        """The sites that can be reached now; who is new has just proved its identity."""
+
+    def ask(
+        self, kind: str, requests: Mapping[str, Sequence[Packet]], timeout_s: float, max_words: int = 0
+    ) -> Iterator[tuple[str, Answer]]:
+        """Each site's answer as it arrives, until the deadline; one that is missing has dropped out."""
+
+
+class FlowerLink:
+    """A link over Flower's Grid; works on a SuperLink and on the simulation engine."""
+
+    def __init__(self, grid: Grid, roster: Roster, traffic: TrafficReader | None = None) -> None:
+        self._grid, self._roster, self._traffic = grid, roster, traffic
+        self._nodes: dict[str, int] = {}
+
+    def sites(self) -> frozenset[str]:
+        """The sites behind the nodes that are online."""
+        online = set(self._grid.get_node_ids())
+        strangers = online - set(self._nodes.values())
+        if strangers:
+            self._greet(strangers)
+        return frozenset(site for site, node in self._nodes.items() if node in online)
+
+    def _greet(self, nodes: set[int]) -> None:
+        """Asks new nodes who they are; Flower's node ids are routing, not identity."""
+        nonce = os.urandom(32)
+        request = encode_packets([Packet(Hello(nonce).encode())])
+        named = {str(node): node for node in nodes}
+        answers = exchange(
+            self._grid, named, [(name, request) for name in named], "query.hello", HELLO_S,
+            max_words=0, traffic=self._traffic,
+        )  # fmt: skip
+        for name, answer in answers:
+            if isinstance(answer, SiteRefusal):
+                continue
+            try:
+                here = Here.decode(answer.head)
+                require_from(self._roster, here.site, here)
+            except SecAggError:
+                continue
+            if here.nonce == nonce:
+                self._nodes[here.site] = named[name]
+
+    def ask(
+        self, kind: str, requests: Mapping[str, Sequence[Packet]], timeout_s: float, max_words: int = 0
+    ) -> Iterator[tuple[str, Answer]]:
+        """As in `Link`; a site that is not reachable answers a refusal 'gone'."""
+        shared: SharedArrays = {}
+        reachable = {site: packets for site, packets in requests.items() if site in self._nodes}
+        for site in requests.keys() - reachable.keys():
+            yield site, SiteRefusal("gone")
+        contents = ((site, encode_packets(packets, shared)) for site, packets in reachable.items())
+        yield from exchange(
+            self._grid, self._nodes, contents, f"query.{kind}", timeout_s, max_words=max_words, traffic=self._traffic
+        )
+
+

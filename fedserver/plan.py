@@ -1,0 +1,71 @@
+"""What the operator asked for, as one file that the server process reads and a resumed one reads again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from fedclient.settings import LocalError, LoraSettings, TrainingSettings
+
+
+class ServerError(LocalError):
+    """The federation cannot start or go on: what is wrong, and what to do about it."""
+
+    code = "server"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One federation. Times are seconds; paths are absolute.
+
+    min_sites: fewest sites to begin with; 0 = all. colluders, dropouts: -1 = chosen from the number of sites.
+    first_range: 0 = from the learning rate and the steps.
+    """
+
+    roster: str
+    keys: str  # folder of the server's signing key
+    out: str
+    scheme: str
+    model: str
+    rounds: int
+    min_sites: int = 0
+    colluders: int = -1
+    dropouts: int = -1
+    bits: int = 8
+    weight_cap: int = 1
+    examples_per_weight: int = 0
+    rotate: bool = True
+    clip_norm: float = 0.0
+    first_range: float = 0.0
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    join_timeout: float = 600.0
+    train_timeout: float = 3600.0
+    phase_timeout: float = 60.0
+    attempts: int = 3
+    traffic: str = ""
+
+    def settings(self) -> dict[str, str]:
+        """The options that all sites must agree on, as texts, as they stand in the manifest."""
+        named: dict[str, Any] = {"model": self.model, "examples_per_weight": self.examples_per_weight}
+        named |= {f"lora.{name}": value for name, value in self.lora.to_plain().items()}
+        named |= {f"training.{name}": value for name, value in self.training.to_plain().items()}
+        return {name: str(value) for name, value in sorted(named.items())}
+
+    def save(self, path: Path) -> None:
+        """Writes the plan."""
+        plain = asdict(self) | {"lora": self.lora.to_plain(), "training": self.training.to_plain()}
+        path.write_text(json.dumps(plain, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """The plan that `save` wrote. Raises ServerError."""
+        try:
+            plain = json.loads(path.read_text())
+            plain["lora"] = LoraSettings.from_plain(plain["lora"])
+            plain["training"] = TrainingSettings.from_plain(plain["training"])
+            return cls(**plain)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ServerError(f"{path} is not a plan: {error}", "start fedserver without --resume") from None

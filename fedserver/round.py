@@ -1,0 +1,84 @@
+"""One attempt of one round: moves packets between a scheme's server session and the sites, whatever the scheme."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from fedserver.journal import Journal
+from fedserver.link import Link
+from fedserver.packets import SiteRefusal
+from secagg.enrol import AttemptRef
+from secagg.session import Aggregate, Packet, ServerSession
+
+
+@dataclass
+class Account:
+    """What an attempt cost and who stood out in it; everything here is public."""
+
+    seconds: dict[str, float] = field(default_factory=dict)  # by phase
+    bytes_up: dict[str, int] = field(default_factory=dict)  # encoded heads and words, all sites
+    bytes_down: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)  # site -> code
+    silent: dict[str, str] = field(default_factory=dict)  # site -> phase in which it fell silent
+
+    def add(self, phase: str, up: int = 0, down: int = 0) -> None:
+        """Counts traffic."""
+        self.bytes_up[phase] = self.bytes_up.get(phase, 0) + up
+        self.bytes_down[phase] = self.bytes_down.get(phase, 0) + down
+
+
+def size_of(packet: Packet) -> int:
+    """Bytes of the encoded packet: its head, and 8 for each word."""
+    return len(packet.head) + (0 if packet.words is None else packet.words.nbytes)
+
+
+def drive(
+    session: ServerSession, link: Link, ref: AttemptRef, phase_timeout_s: float, journal: Journal,
+    account: Account, max_words: int,
+) -> Aggregate:  # fmt: skip
+    """The aggregate of this attempt. Raises what the session raises: the attempt is void then."""
+    while not session.done:
+        phase, requests, started = session.phase, session.requests(), time.monotonic()
+        journal.write("phase", round=ref.round, attempt=ref.attempt, phase=phase, asked=sorted(requests))
+        account.add(phase, down=sum(size_of(packet) for packet in requests.values()))
+        exchange = _Exchange(link, ref, phase, requests, phase_timeout_s, journal, account, max_words)
+        try:
+            session.receive(exchange.replies())
+        finally:
+            account.seconds[phase] = time.monotonic() - started
+            for site in sorted(set(requests) - exchange.answered - set(account.refused)):
+                account.silent[site] = phase
+                journal.write("silent", round=ref.round, attempt=ref.attempt, phase=phase, site=site)
+    for site, fault in session.faults.items():
+        journal.write("fault", round=ref.round, attempt=ref.attempt, site=site, code=fault.code)
+    return session.result()
+
+
+@dataclass
+class _Exchange:
+    link: Link
+    ref: AttemptRef
+    phase: str
+    requests: Mapping[str, Packet]
+    timeout_s: float
+    journal: Journal
+    account: Account
+    max_words: int
+    answered: set[str] = field(default_factory=set)
+
+    def replies(self) -> Iterator[tuple[str, Packet]]:
+        """The packets that arrive; refusals go into the account."""
+        head = Packet(self.ref.encode())
+        requests = {site: (head, packet) for site, packet in self.requests.items()}
+        for site, answer in self.link.ask("answer", requests, self.timeout_s, self.max_words):
+            facts = {"round": self.ref.round, "attempt": self.ref.attempt, "phase": self.phase, "site": site}
+            if isinstance(answer, SiteRefusal):
+                self.account.refused[site] = answer.code
+                self.journal.write("refused", **facts, code=answer.code, blames=answer.site)
+                continue
+            self.answered.add(site)
+            self.account.add(self.phase, up=size_of(answer))
+            self.journal.write("answered", **facts, bytes=size_of(answer))
+            yield site, answer
