@@ -93,7 +93,10 @@ class LoraLearner:
         before = self._trainer.evaluate(adapter)
         outcome = self._trainer.train(adapter, round_)
         metrics = Metrics(
-            outcome.examples, min(outcome.train_loss, LARGEST_LOSS), min(before.loss, LARGEST_LOSS), before.tokens
+            outcome.examples,
+            min(outcome.train_loss, LARGEST_LOSS),
+            min(before.loss, LARGEST_LOSS),
+            before.tokens,
         )
         return outcome.update, metrics
 
@@ -109,4 +112,3 @@ class LoraLearner:
 
 def _part(settings: dict[str, str], prefix: str) -> dict[str, str]:
     return {name.removeprefix(prefix): value for name, value in settings.items() if name.startswith(prefix)}
-
