@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from fedclient.settings import LocalError
 from keys.console import new_app, notice, run
 from keys.errors import KeyFileError
-from keys.passphrase import FromFile, read_passphrase_file
+from keys.passphrase import FromFile, passphrase_for
 
 if TYPE_CHECKING:
     from fedclient.connection import Event
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 AGENT_LOCK: Final = "agent.lock"
 PROGRESS_EVERY_S: Final = 2.0
+FAREWELL_S: Final = 3.0  # Flower drops the last reply of a node that leaves before the server has asked for it
 
 app = new_app("Take part in a federation as one site: train on local data, share only masked updates.")
 
@@ -60,10 +61,11 @@ def fedclient(
     from fedclient.learner import LearnerOptions, LoraLearner, load_records
     from fedclient.policy import POLICY_FILE, load_policy
     from fedclient.site import Site
-    from keys.store import default_home, load_site
+    from keys.store import KEY_FILE, default_home, load_site
 
-    passphrase = read_passphrase_file(passphrase_file) if passphrase_file else None
-    keys = load_site(home or default_home(site), passphrase)
+    home = home or default_home(site)
+    key_file = home / KEY_FILE
+    keys = load_site(home, passphrase_for(key_file, passphrase_file) if key_file.exists() else None)
     if keys.name != site:
         raise LocalError(f"{keys.home} holds the keys of {keys.name}", f"use --site {keys.name} or another --home")
     with only_agent(keys.home):
@@ -123,7 +125,7 @@ def _serve(site: Site, keys: SiteHome, server: str, ca: Path, retry_for_s: float
         if event.notice:
             notice(f"{keys.name}: {event.notice}")
         if event.kind in ("answered", "refused") and (site.finished or failures):
-            stop.set()
+            threading.Timer(FAREWELL_S, stop.set).start()
 
     connection = Connection(server, ca, keys.node_key, node_file=keys.home / "node.id")
     serve(make_app(lambda _: site, tell), connection, stop=stop, retry_for_s=retry_for_s, on_event=on_event)

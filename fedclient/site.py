@@ -1,4 +1,4 @@
-"""What one site does with each request of the server: check, answer once, remember before answering (spec §7.4, §16)."""
+"""What one site does with each request: check, remember, then answer, and never twice (spec §7.4, §16)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from fedclient.store import SessionStore
+from fedclient.store import SessionStore, require_fresh_nonce
 from secagg.chain import Position
 from secagg.config import Manifest, Policy, RoundContext, Setting
 from secagg.enrol import (
@@ -126,12 +126,20 @@ class Site:
         self._require_acceptable(manifest)
         facts = self._prepare(manifest.nonce, manifest.settings)
         initial = adapter_digest(facts.layout, facts.initial_values)
-        found = facts.layout.digest(), facts.layout.size, facts.base_model, facts.tokenizer, facts.lora_config, initial
+        found = (
+            facts.layout.digest(),
+            facts.layout.size,
+            facts.base_model,
+            facts.tokenizer,
+            facts.lora_config,
+            initial,
+        )
         if found != (
             manifest.layout, manifest.size, manifest.base_model, manifest.tokenizer, manifest.lora_config,
             manifest.initial_adapter,
         ):  # fmt: skip
             raise Refused("the manifest's model, tokenizer or adapter is not the one this site has")
+        require_fresh_nonce(self._home, manifest)
         store = SessionStore(self._home, manifest.digest(), self._state_key)
         position, adapter = store.position() or (Position.start(manifest), facts.initial_values)
         if adapter_digest(facts.layout, adapter) != position.adapter:
@@ -268,4 +276,3 @@ def weight_of(manifest: Manifest, examples: int) -> int:
     if per_weight < 0:
         raise Misuse("examples_per_weight is not negative")
     return min(manifest.quantizer.weight_cap, max(1, -(-examples // per_weight))) if per_weight else 1
-

@@ -16,7 +16,7 @@ from nacl.secret import SecretBox
 from fedclient.settings import LocalError
 from secagg.chain import Answer, Ledger, Position
 from secagg.config import Manifest
-from secagg.errors import Malformed
+from secagg.errors import Malformed, Refused
 from secagg.session import Metrics, Update
 from secagg.vector import Vector
 
@@ -143,7 +143,7 @@ class SessionStore:
         path, beside = self.folder / name, self.folder / f".{name}.new"
         try:
             descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE)
-            with open(descriptor, "wb") as file:
+            with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -168,6 +168,24 @@ class SessionStore:
             raise _damaged(self.folder / name) from None
 
 
+def require_fresh_nonce(home: Path, manifest: Manifest) -> None:
+    """Raises Refused if this site took part in another session with the manifest's nonce.
+
+    One nonce gives one initial adapter: two sessions on it, with survivor sets that differ by one site, would
+    give that site's update away (spec §16.3).
+    """
+    own = manifest.digest().hex()
+    for path in (home / "state").glob("*/manifest.cbor"):
+        if path.parent.name == own:
+            continue
+        try:
+            other = Manifest.decode(path.read_bytes())
+        except (OSError, Malformed):
+            raise _damaged(path) from None
+        if other.nonce == manifest.nonce:
+            raise Refused("another session used this nonce: its adapter would be trained twice")
+
+
 class AnswerLog:
     """An append-only file, one line of hexadecimal per answer; bound to the very file it was begun in.
 
@@ -188,7 +206,7 @@ class AnswerLog:
 
     def _begin(self) -> None:
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE)
-        with open(descriptor, "wb") as file:
+        with os.fdopen(descriptor, "wb") as file:
             file.write(self._birth())
             file.flush()
             os.fsync(file.fileno())
@@ -235,9 +253,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _failed(act: str, path: Path, error: OSError) -> StoreError:
-    return StoreError(
-        f"cannot {act} {path}: {error.strerror}", "free or repair the disk, then start fedclient again"
-    )
+    return StoreError(f"cannot {act} {path}: {error.strerror}", "free or repair the disk, then start fedclient again")
 
 
 def _damaged(path: Path) -> StoreError:

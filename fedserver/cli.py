@@ -27,20 +27,32 @@ def fedserver(
     demo: Annotated[bool, typer.Option("--demo", help="Run four sites and a server on this machine.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the session in --out.")] = False,
     roster: Annotated[Path | None, typer.Option(help="The roster that the root signed.")] = None,
-    keys: Annotated[Path | None, typer.Option(help="The server's folder: `fedkeys server init`, `fedkeys tls`.")] = None,
+    keys: Annotated[
+        Path | None, typer.Option(help="The server's folder, of `fedkeys server init` and `fedkeys tls`.")
+    ] = None,
     model: Annotated[str, typer.Option(help="The base model as sites know it: a path or a hub id.")] = "",
     rounds: Annotated[int, typer.Option(help="How many rounds to run.")] = 10,
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where sites connect.")] = "127.0.0.1:8443",
     out: Annotated[Path | None, typer.Option(help="Where journal, checkpoint and adapter go.")] = None,
     min_sites: Annotated[int, typer.Option(help="Begin with this many; 0 = all.", rich_help_panel=_SITES)] = 0,
-    colluders: Annotated[int, typer.Option(help="Sites that may work with the server; -1 = a third.", rich_help_panel=_SITES)] = -1,
-    dropouts: Annotated[int, typer.Option(help="Sites that may vanish; -1 = as many as can be borne.", rich_help_panel=_SITES)] = -1,
-    phase_timeout: Annotated[float, typer.Option(help="Seconds a site has for one answer.", rich_help_panel=_SITES)] = 60.0,
-    train_timeout: Annotated[float, typer.Option(help="Seconds a site has to train one round.", rich_help_panel=_SITES)] = 3600.0,
+    colluders: Annotated[
+        int, typer.Option(help="Sites that may work with the server; -1 = a third.", rich_help_panel=_SITES)
+    ] = -1,
+    dropouts: Annotated[
+        int, typer.Option(help="Sites that may vanish; -1 = as many as can be borne.", rich_help_panel=_SITES)
+    ] = -1,
+    phase_timeout: Annotated[
+        float, typer.Option(help="Seconds a site has for one answer.", rich_help_panel=_SITES)
+    ] = 60.0,
+    train_timeout: Annotated[
+        float, typer.Option(help="Seconds a site has to train one round.", rich_help_panel=_SITES)
+    ] = 3600.0,
     join_timeout: Annotated[float, typer.Option(help="Seconds to wait for the sites.", rich_help_panel=_SITES)] = 600.0,
     rank: Annotated[int, typer.Option(rich_help_panel=_LORA)] = 8,
     alpha: Annotated[int, typer.Option(rich_help_panel=_LORA)] = 16,
-    target_modules: Annotated[str, typer.Option(help="all-linear, or names with commas.", rich_help_panel=_LORA)] = ALL_LINEAR,
+    target_modules: Annotated[
+        str, typer.Option(help="all-linear, or names with commas.", rich_help_panel=_LORA)
+    ] = ALL_LINEAR,
     dropout: Annotated[float, typer.Option(help="LoRA dropout.", rich_help_panel=_LORA)] = 0.0,
     learning_rate: Annotated[float, typer.Option(rich_help_panel=_TRAINING)] = 1e-2,
     learning_rate_decay: Annotated[float, typer.Option(help="Factor per round.", rich_help_panel=_TRAINING)] = 0.85,
@@ -51,12 +63,20 @@ def fedserver(
     max_blocks: Annotated[int, typer.Option(help="Most blocks of one epoch; 0 = all.", rich_help_panel=_TRAINING)] = 0,
     seed: Annotated[int, typer.Option(rich_help_panel=_TRAINING)] = 0,
     bits: Annotated[int, typer.Option(min=4, max=20, help="Bits of one value.", rich_help_panel=_QUANTISING)] = 8,
-    weight_cap: Annotated[int, typer.Option(min=1, help="Largest weight of a site; 1 = equal.", rich_help_panel=_QUANTISING)] = 1,
-    examples_per_weight: Annotated[int, typer.Option(help="Examples that count as weight 1; 0 = equal.", rich_help_panel=_QUANTISING)] = 0,
+    weight_cap: Annotated[
+        int, typer.Option(min=1, help="Largest weight of a site; 1 = equal.", rich_help_panel=_QUANTISING)
+    ] = 1,
+    examples_per_weight: Annotated[
+        int, typer.Option(help="Examples that count as weight 1; 0 = equal.", rich_help_panel=_QUANTISING)
+    ] = 0,
     rotate: Annotated[bool, typer.Option(help="Hadamard rotation.", rich_help_panel=_QUANTISING)] = True,
-    clip_norm: Annotated[float, typer.Option(help="L2 bound of an update; 0 = none.", rich_help_panel=_QUANTISING)] = 0.0,
-    first_range: Annotated[float, typer.Option(help="Range of round 1; 0 = by Adam's bound.", rich_help_panel=_QUANTISING)] = 0.0,
-) -> None:  # fmt: skip
+    clip_norm: Annotated[
+        float, typer.Option(help="L2 bound of an update; 0 = none.", rich_help_panel=_QUANTISING)
+    ] = 0.0,
+    first_range: Annotated[
+        float, typer.Option(help="Range of round 1; 0 = by Adam's bound.", rich_help_panel=_QUANTISING)
+    ] = 0.0,
+) -> None:
     """Wait for the sites of the roster, run the rounds, and write the adapter."""
     from secagg.errors import Refused
     from secagg.schemes import scheme_named
@@ -77,7 +97,9 @@ def fedserver(
         plan = _resumed(out)
     else:
         if roster is None or keys is None or not model:
-            raise typer.BadParameter("needed, unless --demo or --resume is given", param_hint="--roster, --keys, --model")
+            raise typer.BadParameter(
+                "needed, unless --demo or --resume is given", param_hint="--roster, --keys, --model"
+            )
         plan = Plan(
             roster=str(roster.resolve()), keys=str(keys.resolve()), out=str(out), scheme=secagg, model=model,
             rounds=rounds, min_sites=min_sites, colluders=colluders, dropouts=dropouts, bits=bits,

@@ -23,7 +23,7 @@ from secagg.thresholds import plan as plan_thresholds
 from secagg.vector import Layout, Vector, adapter_digest
 
 ENROL_S: Final = 600.0  # a site may have to fetch and hash its model
-KAPPA: Final = 1  # how far Adam's bound is stretched; see spec §10.7
+KAPPA: Final = {True: 2, False: 1}  # by rotation: rotated values have longer tails than Adam's bound (spec §10.7)
 UNKNOWN_STEPS: Final = 100  # where sites count their own steps
 WHAT: Final = {
     "base_model": "another base model",
@@ -136,7 +136,7 @@ def first_range_of(plan: Plan) -> int:
     if not steps:
         blocks = -(-training.max_blocks // training.batch_size) if training.max_blocks else UNKNOWN_STEPS
         steps = training.local_epochs * blocks
-    return first_range(max(1, math.ceil(training.learning_rate * 2.0**40)), steps, KAPPA)
+    return first_range(max(1, math.ceil(training.learning_rate * 2.0**40)), steps, KAPPA[plan.rotate])
 
 
 def _agreed(cards: dict[str, ModelCard]) -> ModelCard:

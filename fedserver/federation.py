@@ -226,9 +226,8 @@ class Federation:
         self, context: RoundContext, aggregate: Aggregate, account: Account, train_s: float, total_s: float
     ) -> None:
         manifest, round_ = context.manifest, context.header.round
-        before = Position(
-            context.header.session, round_ - 1, context.header.adapter, context.header.previous, context.header.range_q40
-        )  # fmt: skip
+        header = context.header
+        before = Position(header.session, round_ - 1, header.adapter, header.previous, header.range_q40)
         mean, _ = self._apply(context, aggregate.payload, before)
         dropped = sorted(set(manifest.sites) - set(aggregate.contributors))
         self._journal.write(

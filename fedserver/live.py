@@ -6,7 +6,13 @@ from typing import Any
 
 from rich.console import Console
 
-PHASES = {"advertise": "keys", "share": "shares", "mask": "masked updates", "consent": "survivors", "unmask": "unmask"}
+PHASES = {
+    "advertise": "keys",
+    "share": "shares",
+    "mask": "masked updates",
+    "consent": "survivors",
+    "unmask": "unmask",
+}
 
 
 class View:

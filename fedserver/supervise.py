@@ -16,7 +16,7 @@ from fedserver.plan import Plan, ServerError
 from fedserver.superlink import InternalTls, SuperLink
 from fedserver.traffic import TrafficWriter
 from keys.public import node_keys, read_roster, require_roster
-from keys.server import TlsPaths, tls_files
+from keys.server import TLS_FOLDER, TlsPaths, load_tls
 from keys.tls import issue_tls
 
 PLAN_FILE: Final = "plan.json"
@@ -56,9 +56,14 @@ def supervise(
         link = stack.enter_context(SuperLink(work, internal, database=work / "superlink.db"))
         gateway = stack.enter_context(
             Gateway(
-                host=host, port=port, cert=tls.certificate, key=tls.key, upstream=f"https://{link.address}",
-                upstream_ca=internal.ca, traffic=writer,
-            )  # fmt: skip
+                host=host,
+                port=port,
+                cert=tls.certificate,
+                key=tls.key,
+                upstream=f"https://{link.address}",
+                upstream_ca=internal.ca,
+                traffic=writer,
+            )
         )
         link.register(node_keys(roster))
         on_listening(gateway.port)
@@ -66,9 +71,7 @@ def supervise(
         _follow(link, run, out / EVENTS, start, on_event, check)
 
 
-def _follow(
-    link: SuperLink, run: int, events: Path, start: int, on_event: OnEvent, check: Callable[[], None]
-) -> None:
+def _follow(link: SuperLink, run: int, events: Path, start: int, on_event: OnEvent, check: Callable[[], None]) -> None:
     """Passes the journal on until the session is done. Raises ServerError if it failed or its process ended."""
     looked = time.monotonic()
     while True:
@@ -118,5 +121,5 @@ def _terminated_as_exit() -> Iterator[None]:
 
 
 def own_tls(keys: Path) -> TlsPaths:
-    """Where the server's certificate lies under its key folder."""
-    return tls_files(keys / "tls")
+    """The server's certificate under its key folder, present and valid. Raises KeyFileError."""
+    return load_tls(keys / TLS_FOLDER, int(time.time()))

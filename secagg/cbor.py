@@ -1,4 +1,4 @@
-"""Reads the only CBOR there is on the wire: arrays, unsigned integers, byte strings and texts (spec §4.1).
+"""Reads the only CBOR there is on the wire: arrays, unsigned integers, byte strings and texts (spec §4.2).
 
 Every length is definite and every head has its shortest form, so bytes have at most one reading and a value
 one encoding. A general decoder is no substitute: its tags cost minutes of CPU for a megabyte (a decimal

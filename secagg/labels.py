@@ -25,12 +25,12 @@ SURVIVOR_SET: Final = _label("survivor set")  # h3
 SUM_WORDS: Final = _label("sum words")
 TRANSCRIPT: Final = _label("transcript")
 FINGERPRINT: Final = _label("fingerprint")
-INITIAL_ADAPTER: Final = _label("initial adapter")
 BASE_MODEL: Final = _label("base model")
 TOKENIZER: Final = _label("tokenizer")
 LORA_CONFIG: Final = _label("lora config")
 
 # signatures; the message's own tag follows inside the signed struct
+SIGN_SITE_PUBLIC: Final = _label("sig site public")
 SIGN_ROSTER: Final = _label("sig roster")
 SIGN_HELLO: Final = _label("sig hello")
 SIGN_MODEL_CARD: Final = _label("sig model card")
@@ -50,7 +50,8 @@ SELF_MASK: Final = _label("self mask")
 SHARE_AAD: Final = _label("share aad")
 ROTATION: Final = _label("rotation signs")
 INITIAL_VALUES: Final = _label("initial values")
-STATE_AT_REST: Final = _label("state at rest")
+KEY_AT_REST: Final = _label("key at rest")  # a passphrase-sealed key file
+KEY_CHECK: Final = _label("key check")
 
 VECTOR_UPDATE: Final = _label("vector update")  # names which vector a mask is for
 

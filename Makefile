@@ -1,0 +1,52 @@
+# secagg-lora: `make demo` runs a federation on this machine, `make test` runs every check.
+# Both make their own .venv the first time and whenever pyproject.toml or constraints.txt change.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+SECAGG ?= masked
+OUT    ?= out/demo
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all quality bench clean
+
+help:
+	@sed -n '1,2p' Makefile
+	@echo "targets: demo  test  test-all  quality  bench  clean"
+
+$(VENV)/.made:
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "installing into $(VENV) (once) ..."
+	$(PIP) torch
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	@echo "installing what the tests need (once) ..."
+	$(PIP) --editable '.[dev,sim]'
+	@touch $@
+
+demo: $(VENV)/.run
+	$(BIN)/fedserver --demo --secagg $(SECAGG) --out $(OUT)
+
+quality: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: quality
+	$(BIN)/python -m pytest
+
+test-all: quality
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-disable-gc -o python_files='bench_*.py' -o addopts='' -s
+
+clean:
+	rm -rf out .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
