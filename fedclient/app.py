@@ -10,7 +10,7 @@ from typing import Final
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedserver.packets import SiteRefusal, decode_packets, encode_packet, encode_refusal
+from fedclient.packets import SiteRefusal, decode_packets, encode_packet, encode_refusal
 from fedclient.settings import LocalError
 from fedclient.site import HANDLERS, Site
 from secagg.errors import SecAggError

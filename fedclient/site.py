@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
+from fedclient.settings import LocalError
 from fedclient.store import SessionStore, require_fresh_nonce
 from secagg.chain import Position
 from secagg.config import Manifest, Policy, RoundContext, Setting
@@ -29,7 +31,17 @@ from secagg.errors import FaultyServer, Malformed, Misuse, Refused
 from secagg.identity import Roster, SiteKeys
 from secagg.schemes import scheme_named
 from secagg.session import ClientSession, Metrics, Packet, Rng, Update
+from secagg.tally import Tally
 from secagg.vector import Layout, Vector, adapter_digest
+
+_COUNT: Final = re.compile(r"[0-9]{1,9}")
+_CHECK_TRAINING: Final = "check the data, or agree on a lower --learning-rate with the other sites"
+
+
+class UpdateError(LocalError):
+    """Training did not give an update that may be shared."""
+
+    code = "training"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +131,7 @@ class Site:
         manifest = Manifest.decode(request.head)
         session = self._begin(manifest)
         session.store.save_manifest(manifest)
+        self._session = session
         return Packet(signed_by(self._keys, Consent(self._keys.site, session.position, bytes(64))).encode())
 
     def _begin(self, manifest: Manifest) -> Session:
@@ -142,13 +155,13 @@ class Site:
         require_fresh_nonce(self._home, manifest)
         store = SessionStore(self._home, manifest.digest(), self._state_key)
         position, adapter = store.position() or (Position.start(manifest), facts.initial_values)
-        if adapter_digest(facts.layout, adapter) != position.adapter:
+        if adapter.size != facts.layout.size or adapter_digest(facts.layout, adapter) != position.adapter:
             raise Refused("the stored adapter is not the one the chain of rounds names")
-        self._session = Session(manifest, store, position, adapter)
-        return self._session
+        return Session(manifest, store, position, adapter)
 
     def _require_acceptable(self, manifest: Manifest) -> None:
         self._policy.check(manifest)
+        examples_per_weight(manifest)
         if manifest.roster != self._roster.digest():
             raise Refused("the manifest names another roster")
         if self._keys.site not in manifest.sites:
@@ -161,10 +174,13 @@ class Site:
         """The session of this digest, read back from the store after a restart. Raises Refused."""
         if self._session is not None and self._session.position.session == digest:
             return self._session
-        manifest = SessionStore(self._home, digest, self._state_key).manifest()
+        manifest = None
+        if SessionStore.has(self._home, digest):
+            manifest = SessionStore(self._home, digest, self._state_key).manifest()
         if manifest is None:
             raise Refused("this site has not agreed to that session")
-        return self._begin(manifest)
+        self._session = self._begin(manifest)
+        return self._session
 
     # ------------------------------------------------------------------ rounds
 
@@ -183,6 +199,7 @@ class Site:
 
     def _train(self, session: Session, round_: int) -> None:
         values, metrics = self._learner.train(session.adapter, round_)
+        require_shareable(session.manifest, values, metrics)
         weight = weight_of(session.manifest, metrics.examples)
         session.store.save_update(round_, Update(values, weight, metrics))
 
@@ -206,6 +223,7 @@ class Site:
         position = session.position.after(mean, self._digest_of(session.manifest, adapter))
         session.store.save_position(position, adapter)
         session.position, session.adapter, session.client = position, adapter, None
+        session.store.forget_round()
 
     def _digest_of(self, manifest: Manifest, adapter: Vector) -> bytes:
         return adapter_digest(self._prepare(manifest.nonce, manifest.settings).layout, adapter)
@@ -254,7 +272,7 @@ class Site:
         self._catch_up(session, finish.rounds + 1, finish.attempts, aggregates)
         if session.position.round != finish.rounds:
             raise Refused("the session did not get to that round at this site")
-        session.store.forget_update()
+        session.store.forget_round()
         self._learner.save(session.adapter)
         self.finished = True
         return self._ready(session)
@@ -270,9 +288,27 @@ HANDLERS: dict[str, Callable[[Site, Packet, Sequence[Packet]], Packet]] = {
 }
 
 
+def examples_per_weight(manifest: Manifest) -> int:
+    """How many examples count as weight 1; 0: all sites weigh the same. Raises Refused, Malformed if it is missing."""
+    text = manifest.setting("examples_per_weight")
+    if not _COUNT.fullmatch(text):
+        raise Refused("the manifest's examples_per_weight is not a count")
+    return int(text)
+
+
 def weight_of(manifest: Manifest, examples: int) -> int:
-    """A site's weight: 1, or one for every `examples_per_weight` examples up to the cap. Raises Misuse."""
-    per_weight = int(manifest.setting("examples_per_weight"))
-    if per_weight < 0:
-        raise Misuse("examples_per_weight is not negative")
+    """A site's weight: 1, or one for every `examples_per_weight` examples up to the cap. Raises Refused."""
+    per_weight = examples_per_weight(manifest)
     return min(manifest.quantizer.weight_cap, max(1, -(-examples // per_weight))) if per_weight else 1
+
+
+def require_shareable(manifest: Manifest, values: Vector, metrics: Metrics) -> None:
+    """Raises UpdateError unless every scheme takes this update and what was measured."""
+    try:
+        Tally.of(metrics, 1, 0, 0)
+    except Misuse as error:
+        raise UpdateError(f"training measured nonsense: {error}", _CHECK_TRAINING) from None
+    if values.dtype != np.float32 or values.shape != (manifest.size,):
+        raise UpdateError("training gave an update of another shape than the adapter's", _CHECK_TRAINING)
+    if not np.isfinite(values).all():
+        raise UpdateError("training gave an update with NaN or infinity in it", _CHECK_TRAINING)

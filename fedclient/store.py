@@ -6,6 +6,8 @@ Every write is durable (fsync of file and folder) when the call returns, and a r
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +22,9 @@ from secagg.errors import Malformed, Refused
 from secagg.session import Metrics, Update
 from secagg.vector import Vector
 
+STATE: Final = "state"  # in the site's home: a folder per session
+_MANIFEST: Final = "manifest.cbor"
+_CLIENT: Final = "client.sealed"
 _PRIVATE: Final = 0o600
 _METRICS: Final = np.dtype(
     [("weight", "<i8"), ("examples", "<i8"), ("tokens", "<i8"), ("train", "<f8"), ("eval", "<f8")]
@@ -37,14 +42,20 @@ class SessionStore:
 
     def __init__(self, home: Path, session: bytes, state_key: bytes) -> None:
         """state_key: 32 bytes that seal secrets at rest. Raises StoreError."""
-        self.folder = home / "state" / session.hex()
+        self.folder = home / STATE / session.hex()
         self._box = SecretBox(state_key)
         self._session = session
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self.folder.parent, self.folder):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise _failed("make", self.folder, error) from None
         self._log = AnswerLog(self.folder / "answers.log", session)
+
+    @staticmethod
+    def has(home: Path, session: bytes) -> bool:
+        """Whether this site agreed to the session; asking leaves nothing behind."""
+        return (home / STATE / session.hex() / _MANIFEST).exists()
 
     # ------------------------------------------------------------------ the log of answers
 
@@ -61,21 +72,19 @@ class SessionStore:
 
     def save_manifest(self, manifest: Manifest) -> None:
         """Keeps the session's manifest. Raises StoreError."""
-        self._write("manifest.cbor", manifest.encode())
+        self._write(_MANIFEST, manifest.encode())
 
     def manifest(self) -> Manifest | None:
         """The manifest this site agreed to, if any. Raises StoreError."""
-        blob = self._read("manifest.cbor")
-        return None if blob is None else self._decoded("manifest.cbor", Manifest.decode, blob)
+        blob = self._read(_MANIFEST)
+        return None if blob is None else self._decoded(_MANIFEST, Manifest.decode, blob)
 
     def save_position(self, position: Position, adapter: Vector) -> None:
         """Keeps the global adapter and the place in the chain that names it. Raises StoreError."""
         name = f"adapter-{position.round}.f32"
         self._write(name, np.ascontiguousarray(adapter, "<f4").data)
         self._write("position.cbor", position.encode())
-        for old in self.folder.glob("adapter-*.f32"):
-            if old.name != name:
-                old.unlink(missing_ok=True)
+        self._remove(old for old in self.folder.glob("adapter-*.f32") if old.name != name)
 
     def position(self) -> tuple[Position, Vector] | None:
         """The place in the chain and the adapter there, if the session has begun. Raises StoreError."""
@@ -93,17 +102,17 @@ class SessionStore:
     def save_client(self, round_: int, attempt: int, state: bytes) -> None:
         """Keeps a client session's state, sealed. Raises StoreError."""
         label = f"{round_}.{attempt}".encode()
-        self._write("client.sealed", self._box.encrypt(label + b"\x00" + state))
+        self._write(_CLIENT, self._box.encrypt(label + b"\x00" + state))
 
     def client(self, round_: int, attempt: int) -> bytes | None:
         """The state of this attempt's session, if there is one. Raises StoreError."""
-        sealed = self._read("client.sealed")
+        sealed = self._read(_CLIENT)
         if sealed is None:
             return None
         try:
             label, _, state = self._box.decrypt(sealed).partition(b"\x00")
         except CryptoError:
-            raise _damaged(self.folder / "client.sealed") from None
+            raise _damaged(self.folder / _CLIENT) from None
         return state if label == f"{round_}.{attempt}".encode() else None
 
     def save_update(self, round_: int, update: Update) -> None:
@@ -132,9 +141,13 @@ class SessionStore:
         return Update(np.frombuffer(values, "<f4").astype(np.float32, copy=False), weight, metrics)
 
     def forget_update(self) -> None:
-        """Removes every update: it has left the site, or nobody will ask for it again."""
-        for old in self.folder.glob("update-*"):
-            old.unlink(missing_ok=True)
+        """Removes every update: it has left the site, or nobody will ask for it again. Raises StoreError."""
+        self._remove([*self.folder.glob("update-*"), *self.folder.glob(".update-*")])
+
+    def forget_round(self) -> None:
+        """Removes every secret of a round that is over for this site. Raises StoreError."""
+        self.forget_update()
+        self._remove([self.folder / _CLIENT, *self.folder.glob(f".{_CLIENT}*")])
 
     # ------------------------------------------------------------------ files
 
@@ -150,8 +163,16 @@ class SessionStore:
             beside.replace(path)
             _sync_folder(self.folder)
         except OSError as error:
-            beside.unlink(missing_ok=True)
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
             raise _failed("write", path, error) from None
+
+    def _remove(self, files: Iterable[Path]) -> None:
+        for file in files:
+            try:
+                file.unlink(missing_ok=True)
+            except OSError as error:
+                raise _failed("remove", file, error) from None
 
     def _read(self, name: str) -> bytes | None:
         try:
@@ -172,10 +193,10 @@ def require_fresh_nonce(home: Path, manifest: Manifest) -> None:
     """Raises Refused if this site took part in another session with the manifest's nonce.
 
     One nonce gives one initial adapter: two sessions on it, with survivor sets that differ by one site, would
-    give that site's update away (spec §16.3).
+    give that site's update away (spec §16.1).
     """
     own = manifest.digest().hex()
-    for path in (home / "state").glob("*/manifest.cbor"):
+    for path in (home / STATE).glob(f"*/{_MANIFEST}"):
         if path.parent.name == own:
             continue
         try:
@@ -195,6 +216,7 @@ class AnswerLog:
     def __init__(self, path: Path, session: bytes) -> None:
         """Reads the log, or begins it. Raises StoreError."""
         self._path = path
+        self._length = 0  # bytes of whole lines
         self.ledger = Ledger(session)
         try:
             if path.exists():
@@ -205,20 +227,24 @@ class AnswerLog:
             raise _failed("open", path, error) from None
 
     def _begin(self) -> None:
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE)
+        """Makes the file; it has its name only once its first line is whole, for a torn one would be refused."""
+        beside = self._path.with_name(f".{self._path.name}.new")
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(self._birth())
+            birth = self._birth(os.fstat(file.fileno()))
+            file.write(birth)
             file.flush()
             os.fsync(file.fileno())
+        beside.replace(self._path)
         _sync_folder(self._path.parent)
+        self._length = len(birth)
 
-    def _birth(self) -> bytes:
-        found = self._path.stat()
+    def _birth(self, found: os.stat_result) -> bytes:
         return f"{self.ledger.session.hex()} {found.st_dev:x}.{found.st_ino:x}\n".encode()
 
     def _load(self, content: bytes) -> None:
         first, _, rest = content.partition(b"\n")
-        if first + b"\n" != self._birth():
+        if first + b"\n" != self._birth(self._path.stat()):
             raise StoreError(
                 f"{self._path} is not the log that was begun here: it was copied, restored or moved",
                 "have the root sign a new roster epoch, and join the next session with it",
@@ -229,18 +255,21 @@ class AnswerLog:
                 self.ledger = Ledger(self.ledger.session, Answer.decode(bytes.fromhex(line.decode("ascii"))))
             except (Malformed, ValueError):
                 raise _damaged(self._path) from None
-        if torn:  # the write was cut short, so its reply never left
-            os.truncate(self._path, len(content) - len(torn))
+        self._length = len(content) - len(torn)  # a torn line was cut short, so its reply never left
 
     def append(self, line: Answer) -> None:
         """Adds one line, durably. Raises StoreError, and then the answer must not be given."""
+        content = line.encode().hex().encode() + b"\n"
         try:
-            with self._path.open("ab") as file:
-                file.write(line.encode().hex().encode() + b"\n")
+            with self._path.open("r+b") as file:
+                file.truncate(self._length)  # what an append that failed left behind
+                file.seek(self._length)
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise _failed("write", self._path, error) from None
+        self._length += len(content)
         self.ledger = Ledger(self.ledger.session, line)
 
 

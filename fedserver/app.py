@@ -14,7 +14,7 @@ from fedserver.journal import Journal
 from fedserver.link import FlowerLink
 from fedserver.output import save_adapter
 from fedserver.plan import Plan, ServerError
-from fedserver.traffic import TrafficReader
+from fedserver.traffic import Traffic
 from keys.public import KeyFileError, read_roster, require_roster
 from keys.server import load_server
 
@@ -44,7 +44,7 @@ def _run(plan: Plan, grid: Grid, journal: Journal) -> None:
     now = int(time.time())
     roster = read_roster(Path(plan.roster))
     require_roster(roster, roster.root_key, now)
-    traffic = TrafficReader(Path(plan.traffic)) if plan.traffic else None
+    traffic = Traffic(Path(plan.traffic)) if plan.traffic else None
     out = Path(plan.out)
     federation = Federation(
         plan,

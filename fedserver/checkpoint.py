@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -58,13 +60,16 @@ class Checkpoint:
         """Keeps a finished round, durably, as a whole or not at all."""
         folder, beside = self._round(round_), self._folder / "rounds" / ".next"
         shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir()
+        with _writing(beside):
+            beside.mkdir()
         self._write(beside / "head.cbor", aggregate.payload.head)
         if aggregate.payload.words is not None:
             self._write(beside / "words.u64", np.ascontiguousarray(aggregate.payload.words, "<u8").data)
         named = {"attempt": attempt, "contributors": list(aggregate.contributors)}
         self._write(beside / "round.json", json.dumps(named).encode())
-        beside.replace(folder)
+        with _writing(folder):
+            beside.replace(folder)
+            _sync_folder(folder.parent)
 
     def aggregate(self, round_: int) -> Packet:
         """The aggregate of a finished round; its words stay on disk until they are read."""
@@ -83,13 +88,28 @@ class Checkpoint:
 
     def _write(self, path: Path, content: bytes | memoryview) -> None:
         beside = path.with_name(f".{path.name}.new")
-        try:
+        with _writing(path):
             with beside.open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             beside.replace(path)
-        except OSError as error:
-            beside.unlink(missing_ok=True)
-            problem = f"cannot write {path}: {error.strerror}"
-            raise ServerError(problem, "free some space, then go on with fedserver --resume") from None
+            _sync_folder(path.parent)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turns what the disk says into a ServerError."""
+    try:
+        yield
+    except OSError as error:
+        problem = f"cannot write {path}: {error.strerror}"
+        raise ServerError(problem, "free some space, then go on with fedserver --resume") from None
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

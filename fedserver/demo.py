@@ -173,9 +173,7 @@ def _judge(group: Children, out: Path, sites: Sequence[str]) -> dict[str, Any]:
 
     def judge(name: str) -> dict[str, Any]:
         file = results / f"{name}.json"
-        group.start(
-            f"judge-{name}", "-m", "fedclient.demo.evaluate", *tasks[name], "--data", data, "--out", str(file)
-        )
+        group.start(f"judge-{name}", "-m", "fedclient.demo.evaluate", *tasks[name], "--data", data, "--out", str(file))
         group.wait(f"judge-{name}")
         return dict(json.loads(file.read_text(encoding="utf-8")))
 

@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from fedclient.packets import SiteRefusal
 from fedserver.journal import Journal
 from fedserver.link import Link
-from fedserver.packets import SiteRefusal
 from fedserver.plan import Plan, ServerError
 from secagg.chain import Position
 from secagg.config import COMPLETE_GRAPH, MEAN_OF_FACTORS, SUITE, VERSION, Manifest, Setting
@@ -53,6 +53,8 @@ class Enrolment:
         nonce = os.urandom(32)
         settings = tuple(Setting(name, value) for name, value in self._plan.settings().items())
         cards = self._cards(Proposal(VERSION, self._plan.scheme, nonce, self._roster.digest(), settings), sites)
+        if not cards:
+            raise ServerError("no site could load the model", "read each site's own message")
         self.card = _agreed(cards)
         return self._manifest(nonce, settings, self.card)
 
@@ -63,7 +65,8 @@ class Enrolment:
         if not wanted:
             return {}
         cards = self._cards(proposal, wanted)
-        self.card = self.card or next(iter(cards.values()), None)
+        fitting = (card for card in cards.values() if card.layout().digest() == manifest.layout)
+        self.card = self.card or next(fitting, None)
         requests = {site: [Packet(manifest.encode())] for site in sorted(cards)}
         positions = {}
         for site, answer in self._link.ask("consent", requests, ENROL_S):
@@ -92,8 +95,6 @@ class Enrolment:
             if card is not None and card.nonce == proposal.nonce:
                 cards[site] = card
                 self._journal.write("loaded", site=site)
-        if not cards:
-            raise ServerError("no site could load the model", "read each site's own message")
         return cards
 
     def _checked(self, site, answer, kind):  # type: ignore[no-untyped-def]

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from fedclient.packets import SiteRefusal
 from fedserver.checkpoint import Checkpoint
 from fedserver.enrolment import Enrolment
 from fedserver.journal import Journal
 from fedserver.link import Link
-from fedserver.packets import SiteRefusal
 from fedserver.plan import Plan, ServerError
 from fedserver.round import Account, drive, size_of
 from secagg.chain import Position

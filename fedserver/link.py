@@ -8,9 +8,9 @@ from typing import Final, Protocol
 
 from flwr.serverapp import Grid
 
+from fedclient.packets import SharedArrays, SiteRefusal, encode_packets
 from fedserver.exchange import exchange
-from fedserver.packets import SharedArrays, SiteRefusal, encode_packets
-from fedserver.traffic import TrafficReader
+from fedserver.traffic import Traffic
 from secagg.enrol import Hello, Here, require_from
 from secagg.errors import SecAggError
 from secagg.identity import Roster
@@ -35,7 +35,7 @@ class Link(Protocol):
 class FlowerLink:
     """A link over Flower's Grid; works on a SuperLink and on the simulation engine."""
 
-    def __init__(self, grid: Grid, roster: Roster, traffic: TrafficReader | None = None) -> None:
+    def __init__(self, grid: Grid, roster: Roster, traffic: Traffic | None = None) -> None:
         self._grid, self._roster, self._traffic = grid, roster, traffic
         self._nodes: dict[str, int] = {}
 
@@ -77,7 +77,11 @@ class FlowerLink:
             yield site, SiteRefusal("gone")
         contents = ((site, encode_packets(packets, shared)) for site, packets in reachable.items())
         yield from exchange(
-            self._grid, self._nodes, contents, f"query.{kind}", timeout_s, max_words=max_words, traffic=self._traffic
+            self._grid,
+            self._nodes,
+            contents,
+            f"query.{kind}",
+            timeout_s,
+            max_words=max_words,
+            traffic=self._traffic,
         )
-
-

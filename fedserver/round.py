@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from fedclient.packets import SiteRefusal
 from fedserver.journal import Journal
 from fedserver.link import Link
-from fedserver.packets import SiteRefusal
 from secagg.enrol import AttemptRef
 from secagg.session import Aggregate, Packet, ServerSession
 
@@ -22,6 +22,14 @@ class Account:
     bytes_down: dict[str, int] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)  # site -> code
     silent: dict[str, str] = field(default_factory=dict)  # site -> phase in which it fell silent
+    faulty: dict[str, str] = field(default_factory=dict)  # site -> code of what was wrong with its answer
+
+    def missing(self) -> str:
+        """Who did not take part, and why, for people."""
+        why = {site: f"no answer in {phase}" for site, phase in self.silent.items()}
+        why |= {site: f"a faulty answer, {code}" for site, code in self.faulty.items()}
+        why |= {site: f"refused, {code}" for site, code in self.refused.items()}
+        return ", ".join(f"{site} ({why[site]})" for site in sorted(why)) or "nobody"
 
     def add(self, phase: str, up: int = 0, down: int = 0) -> None:
         """Counts traffic."""
@@ -39,6 +47,19 @@ def drive(
     account: Account, max_words: int,
 ) -> Aggregate:  # fmt: skip
     """The aggregate of this attempt. Raises what the session raises: the attempt is void then."""
+    try:
+        _run_phases(session, link, ref, phase_timeout_s, journal, account, max_words)
+    finally:
+        for site, fault in session.faults.items():
+            account.faulty[site] = fault.code
+            journal.write("fault", round=ref.round, attempt=ref.attempt, site=site, code=fault.code)
+    return session.result()
+
+
+def _run_phases(
+    session: ServerSession, link: Link, ref: AttemptRef, phase_timeout_s: float, journal: Journal,
+    account: Account, max_words: int,
+) -> None:  # fmt: skip
     while not session.done:
         phase, requests, started = session.phase, session.requests(), time.monotonic()
         journal.write("phase", round=ref.round, attempt=ref.attempt, phase=phase, asked=sorted(requests))
@@ -51,9 +72,6 @@ def drive(
             for site in sorted(set(requests) - exchange.answered - set(account.refused)):
                 account.silent[site] = phase
                 journal.write("silent", round=ref.round, attempt=ref.attempt, phase=phase, site=site)
-    for site, fault in session.faults.items():
-        journal.write("fault", round=ref.round, attempt=ref.attempt, site=site, code=fault.code)
-    return session.result()
 
 
 @dataclass

@@ -14,13 +14,13 @@ from fedserver.gateway import Gateway
 from fedserver.journal import read_events
 from fedserver.plan import Plan, ServerError
 from fedserver.superlink import InternalTls, SuperLink
-from fedserver.traffic import TrafficWriter
+from fedserver.traffic import Traffic
 from keys.public import node_keys, read_roster, require_roster
 from keys.server import TLS_FOLDER, TlsPaths, load_tls
 from keys.tls import issue_tls
 
 PLAN_FILE: Final = "plan.json"
-WORK: Final = "run"  # Flower's own files of this start: logs, database, loopback certificate
+WORK: Final = "run"  # Flower's own files of this start: logs, loopback certificate
 LOOK_S: Final = 0.1
 STATUS_EVERY_S: Final = 3.0
 SERVER_APP: Final = "fedserver.app:app"
@@ -49,11 +49,10 @@ def supervise(
     work = _fresh(out / WORK)
     loopback = issue_tls(work / "tls", ("127.0.0.1",), int(time.time()))
     internal = InternalTls(cert=loopback.certificate, key=loopback.key, ca=loopback.ca)
-    traffic = work / "traffic"
     _, start = read_events(out / EVENTS)
     with _terminated_as_exit(), ExitStack() as stack:
-        writer = TrafficWriter(traffic)
-        link = stack.enter_context(SuperLink(work, internal, database=work / "superlink.db"))
+        link = stack.enter_context(SuperLink(work, internal))
+        link.register(node_keys(roster))  # before anybody can connect: a site that comes first would be refused
         gateway = stack.enter_context(
             Gateway(
                 host=host,
@@ -62,10 +61,9 @@ def supervise(
                 key=tls.key,
                 upstream=f"https://{link.address}",
                 upstream_ca=internal.ca,
-                traffic=writer,
+                traffic=Traffic.create(Path(plan.traffic)),
             )
         )
-        link.register(node_keys(roster))
         on_listening(gateway.port)
         run = link.start_run(server_app=SERVER_APP, client_app=CLIENT_APP, config={PLAN: str(out / PLAN_FILE)})
         _follow(link, run, out / EVENTS, start, on_event, check)

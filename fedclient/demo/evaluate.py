@@ -35,9 +35,7 @@ def held_out_blocks(data: Path, tokenizer: Any, length: int) -> dict[str, Blocks
     """Every site's held-out texts, by site. Raises DataError."""
     files = sorted(data.glob("*/test.jsonl"))
     if not files:
-        raise DataError(
-            f"{data} holds no <site>/test.jsonl", "write them with python -m fedclient.demo.texts"
-        )
+        raise DataError(f"{data} holds no <site>/test.jsonl", "write them with python -m fedclient.demo.texts")
     return {file.parent.name: to_blocks(read_records(file), tokenizer, length) for file in files}
 
 
@@ -80,9 +78,7 @@ def judge_federated(model: str, data: Path, adapter: Path, length: int) -> dict[
     return {"base": before, "federated": quality(network, held_out), "continuations": written}
 
 
-def judge_alone(
-    model: AdapterModel, data: Path, site: str, settings: TrainingSettings, rounds: int
-) -> dict[str, Any]:
+def judge_alone(model: AdapterModel, data: Path, site: str, settings: TrainingSettings, rounds: int) -> dict[str, Any]:
     """A site that trains alone: the same steps, batches and learning rates as in the federation."""
     started = time.monotonic()
     length = settings.sequence_length
@@ -107,9 +103,7 @@ def _settings(path: Path | None) -> tuple[LoraSettings, TrainingSettings]:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     federated, alone = commands.add_parser("federated"), commands.add_parser("alone")
     for command in (federated, alone):

@@ -161,9 +161,7 @@ def main() -> int:
     """Trains, or goes on training; 0 when the model is written, 3 when time ran out first."""
     import torch
 
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("texts", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seconds", type=float, default=440.0)
