@@ -59,7 +59,7 @@ class LoraLearner:
 
         lora = LoraSettings.from_texts(_part(settings, "lora."))
         training = TrainingSettings.from_texts(_part(settings, "training."))
-        name = self._options.model or settings.get("model", "")
+        name = self._options.model or _named_by_server(settings.get("model", ""))
         limit_threads(self._options.threads or None)
         model = self._load(name, lora)
         self._trainer = Trainer(
@@ -108,6 +108,15 @@ class LoraLearner:
             self._model.save(self._options.out, adapter)
         except OSError as error:
             raise LocalError(f"cannot write {self._options.out}: {error.strerror}", "choose another --out") from None
+
+
+def _named_by_server(name: str) -> str:
+    """The embedded model or a hub id. Raises ModelError for a path: the server does not choose local files."""
+    from fedclient.base_model import EMBEDDED_NAME, ModelError
+
+    if name != EMBEDDED_NAME and Path(name).exists():
+        raise ModelError("the server names a folder as the model", "name this site's own copy with --model DIR")
+    return name
 
 
 def _part(settings: dict[str, str], prefix: str) -> dict[str, str]:

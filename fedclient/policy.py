@@ -23,7 +23,7 @@ def load_policy(path: Path) -> Policy:
     """The policy in the file, the default where there is none. Raises PolicyError.
 
     Keys: schemes (texts), least_survivors, least_threshold, largest_weight, largest_rounds (integers from 1),
-    base_models (64 hexadecimal digits each).
+    least_colluders (from 0), base_models (64 hexadecimal digits each), whole_roster (true or false).
     """
     if not path.exists():
         return Policy()
@@ -39,6 +39,14 @@ def _value(path: Path, name: str, value: Any) -> Any:
         if type(value) is int and value >= 1:
             return value
         raise PolicyError(f"{path}: {name} is not an integer from 1", _WHERE)
+    if name == "least_colluders":
+        if type(value) is int and value >= 0:
+            return value
+        raise PolicyError(f"{path}: {name} is not an integer from 0", _WHERE)
+    if name == "whole_roster":
+        if type(value) is bool:
+            return value
+        raise PolicyError(f"{path}: {name} is neither true nor false", _WHERE)
     if name in ("schemes", "base_models"):
         if type(value) is not list or not all(type(each) is str for each in value):
             raise PolicyError(f"{path}: {name} is not a list of texts", _WHERE)

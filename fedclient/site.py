@@ -11,7 +11,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from fedclient.settings import LocalError
-from fedclient.store import SessionStore, require_fresh_nonce
+from fedclient.store import JoinedSessions, SessionStore
 from secagg.chain import Position
 from secagg.config import Manifest, Policy, RoundContext, Setting
 from secagg.enrol import (
@@ -42,6 +42,10 @@ class UpdateError(LocalError):
     """Training did not give an update that may be shared."""
 
     code = "training"
+
+
+CLOCK_SKEW_S: Final = 2 * 86_400  # clocks a day apart agree on who is current
+MOST_DIGITS: Final = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +156,10 @@ class Site:
             manifest.initial_adapter,
         ):  # fmt: skip
             raise Refused("the manifest's model, tokenizer or adapter is not the one this site has")
-        require_fresh_nonce(self._home, manifest)
+        joined = JoinedSessions(self._home)
+        joined.require_new_or_whole(manifest)
         store = SessionStore(self._home, manifest.digest(), self._state_key)
+        joined.note(manifest)
         position, adapter = store.position() or (Position.start(manifest), facts.initial_values)
         if adapter.size != facts.layout.size or adapter_digest(facts.layout, adapter) != position.adapter:
             raise Refused("the stored adapter is not the one the chain of rounds names")
@@ -166,9 +172,16 @@ class Site:
             raise Refused("the manifest names another roster")
         if self._keys.site not in manifest.sites:
             raise Refused("the manifest leaves this site out")
-        for site in manifest.sites:
-            if self._roster.entry(site).expires < self._now():
-                raise Refused(f"{site}'s entry on the roster has expired")
+        for entry in self._roster.sites:
+            listed = entry.site in manifest.sites
+            if listed and entry.expires + CLOCK_SKEW_S < self._now():
+                raise Refused(f"{entry.site}'s entry on the roster has expired")
+            if self._policy.whole_roster and not listed and entry.expires - CLOCK_SKEW_S > self._now():
+                raise Refused(f"this site's policy: {entry.site} is on the roster and left out")
+        strangers = set(manifest.sites) - set(self._roster.names())
+        if strangers:
+            raise Refused(f"{min(strangers)} is not on the roster")
+        weight_of(manifest, 1)
 
     def _open_session(self, digest: bytes) -> Session:
         """The session of this digest, read back from the store after a restart. Raises Refused."""
@@ -222,6 +235,7 @@ class Site:
             raise FaultyServer("the sum makes the adapter overflow")
         position = session.position.after(mean, self._digest_of(session.manifest, adapter))
         session.store.save_position(position, adapter)
+        session.store.forget_client()
         session.position, session.adapter, session.client = position, adapter, None
         session.store.forget_round()
 

@@ -25,6 +25,7 @@ from secagg.vector import Vector
 STATE: Final = "state"  # in the site's home: a folder per session
 _MANIFEST: Final = "manifest.cbor"
 _CLIENT: Final = "client.sealed"
+LOG_FILE: Final = "answers.log"
 _PRIVATE: Final = 0o600
 _METRICS: Final = np.dtype(
     [("weight", "<i8"), ("examples", "<i8"), ("tokens", "<i8"), ("train", "<f8"), ("eval", "<f8")]
@@ -50,7 +51,7 @@ class SessionStore:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise _failed("make", self.folder, error) from None
-        self._log = AnswerLog(self.folder / "answers.log", session)
+        self._log = AnswerLog(self.folder / LOG_FILE, session)
 
     @staticmethod
     def has(home: Path, session: bytes) -> bool:
@@ -114,6 +115,10 @@ class SessionStore:
         except CryptoError:
             raise _damaged(self.folder / _CLIENT) from None
         return state if label == f"{round_}.{attempt}".encode() else None
+
+    def forget_client(self) -> None:
+        """Removes the state of the last attempt: it is over, and holds shares of other sites' secrets."""
+        (self.folder / "client.sealed").unlink(missing_ok=True)
 
     def save_update(self, round_: int, update: Update) -> None:
         """Keeps the round's update until it has left or the next round begins. Raises StoreError."""
@@ -189,22 +194,49 @@ class SessionStore:
             raise _damaged(self.folder / name) from None
 
 
-def require_fresh_nonce(home: Path, manifest: Manifest) -> None:
-    """Raises Refused if this site took part in another session with the manifest's nonce.
+class JoinedSessions:
+    """Every session this home has agreed to: an append-only list of session ids and nonces beside the state."""
 
-    One nonce gives one initial adapter: two sessions on it, with survivor sets that differ by one site, would
-    give that site's update away (spec §16.1).
-    """
-    own = manifest.digest().hex()
-    for path in (home / STATE).glob(f"*/{_MANIFEST}"):
-        if path.parent.name == own:
-            continue
-        try:
-            other = Manifest.decode(path.read_bytes())
-        except (OSError, Malformed):
-            raise _damaged(path) from None
-        if other.nonce == manifest.nonce:
+    def __init__(self, home: Path) -> None:
+        self._home, self._path = home, home / "sessions.log"
+
+    def require_new_or_whole(self, manifest: Manifest) -> None:
+        """Raises Refused for a session that this home must not begin, StoreError if it cannot tell.
+
+        One nonce gives one initial adapter: two sessions on it, with survivor sets that differ by one site,
+        would give that site's update away. A session whose log is gone could be answered twice (spec §16.1).
+        """
+        if self._line(manifest) in self._known():
+            if not (self._home / "state" / manifest.digest().hex() / LOG_FILE).exists():
+                raise Refused("this site joined that session before, and its log of answers is gone")
+        elif any(each.endswith(manifest.nonce.hex()) for each in self._known()):
             raise Refused("another session used this nonce: its adapter would be trained twice")
+
+    def note(self, manifest: Manifest) -> None:
+        """Keeps the session for good, before anything of it is answered. Raises StoreError."""
+        if self._line(manifest) not in self._known():
+            try:
+                self._append(self._line(manifest))
+            except OSError as error:
+                raise _failed("write", self._path, error) from None
+
+    @staticmethod
+    def _line(manifest: Manifest) -> str:
+        return f"{manifest.digest().hex()} {manifest.nonce.hex()}"
+
+    def _known(self) -> list[str]:
+        try:
+            return self._path.read_text(encoding="ascii").splitlines() if self._path.exists() else []
+        except OSError as error:
+            raise _failed("read", self._path, error) from None
+
+    def _append(self, line: str) -> None:
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, _PRIVATE)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(f"{line}\n".encode("ascii"))
+            file.flush()
+            os.fsync(file.fileno())
+        _sync_folder(self._home)
 
 
 class AnswerLog:

@@ -17,7 +17,7 @@ VERSION: Final = 1
 SUITE: Final = 1  # X25519, HKDF-SHA256, ChaCha20-Poly1305, AES-256-CTR, Ed25519, Shamir over 2^256 + 297
 COMPLETE_GRAPH: Final = 1
 MEAN_OF_FACTORS: Final = 1  # the aggregation rule "fedit": A and B are averaged entry by entry
-MAX_SIZE: Final = 1 << 31
+MAX_SIZE: Final = 1 << 29  # values; at least two share a word, and a message carries 2^28 words at most
 MAX_ROUNDS: Final = 100_000
 MAX_RANGE_Q40: Final = 1 << 52
 
@@ -155,15 +155,18 @@ class RoundContext:
 class Policy:
     """The least a site accepts, whatever the server proposes.
 
-    base_models: digests it will train; empty accepts the one its operator named.
+    base_models: digests it will train; empty accepts any that its operator's options let it load.
+    whole_roster: every site of the roster whose entry is current takes part; the caller checks it.
     """
 
     schemes: tuple[str, ...] = ("masked",)
     least_survivors: int = 3
     least_threshold: int = 2
+    least_colluders: int = 1
     largest_weight: int = 1
     largest_rounds: int = 1000
     base_models: tuple[bytes, ...] = ()
+    whole_roster: bool = True
 
     def check(self, manifest: Manifest) -> None:
         """Raises Refused, naming the rule, unless the manifest satisfies every one."""
@@ -174,6 +177,9 @@ class Policy:
             ),
             f"threshold {manifest.threshold} is below {self.least_threshold}": (
                 manifest.threshold >= self.least_threshold
+            ),
+            f"{manifest.colluders} declared colluders are fewer than {self.least_colluders}": (
+                manifest.colluders >= self.least_colluders
             ),
             f"weight cap {manifest.quantizer.weight_cap} is above {self.largest_weight}": (
                 manifest.quantizer.weight_cap <= self.largest_weight

@@ -15,6 +15,7 @@ from secagg.vector import Layout
 from secagg.wire import Digest, Items, Key32, Length, Name, Range, Signature, Struct
 
 MAX_TENSORS: Final = 20_000
+MAX_AGGREGATES: Final = 63  # in one message, behind the request that announces them
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class ModelCard(Struct):
     """Site to server: digests of what it loaded; all sites of a session must say the same."""
 
     TAG = 43
-    LIMIT = 1 << 23
+    LIMIT = 1 << 22
     site: Name
     nonce: Key32
     tensors: Annotated[tuple[Tensor, ...], Items(1, MAX_TENSORS, by="name")]
@@ -99,7 +100,7 @@ class RoundStart(Struct):
     TAG = 45
     session: Digest
     round: Annotated[int, Range(1, MAX_ROUNDS)]
-    attempts: Annotated[tuple[Annotated[int, Range(1, 1000)], ...], Items(0, 64, by=None)]
+    attempts: Annotated[tuple[Annotated[int, Range(1, 1000)], ...], Items(0, MAX_AGGREGATES, by=None)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,7 @@ class Finish(Struct):
     TAG = 48
     session: Digest
     rounds: Annotated[int, Range(0, MAX_ROUNDS)]
-    attempts: Annotated[tuple[Annotated[int, Range(1, 1000)], ...], Items(0, 64, by=None)]
+    attempts: Annotated[tuple[Annotated[int, Range(1, 1000)], ...], Items(0, MAX_AGGREGATES, by=None)]
 
 
 SIGNED: Final[dict[type[Struct], bytes]] = {

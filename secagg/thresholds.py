@@ -32,6 +32,8 @@ class Thresholds:
             raise Misuse(f"the complete graph takes {MIN_SITES} to {MAX_SITES} sites, not {n}")
         if not (0 <= c < n and 0 <= d < n and 2 * t > n + c and t <= n - d):
             raise Misuse(f"{n} sites cannot bear {c} colluders and {d} dropouts with threshold {t}")
+        if n == MIN_SITES and c > 1:
+            raise Misuse("of three sites at most one may collude: two and the sum give the third away")
         if self.quorum != (n + c) // 2 + 1:
             raise Misuse("the quorum is floor((n + c) / 2) + 1")
         if not least_survivors(n, c, t) <= self.least_survivors <= n - d:

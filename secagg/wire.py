@@ -125,7 +125,7 @@ _RULES: dict[type[Struct], tuple[FieldRule, ...]] = {}
 
 
 def field_rules(struct: type[Struct]) -> tuple[FieldRule, ...]:
-    """The rules of every field, in wire order; the tables of spec §4 are tested against them."""
+    """The rules of every field, in wire order; the tables of spec §7, §11 are tested against them."""
     if struct not in _RULES:
         hints = typing.get_type_hints(struct, include_extras=True)
         named = fields(struct)  # type: ignore[arg-type]
