@@ -18,6 +18,7 @@ EPILOG: Final = (
     "Example: fedserver --secagg masked --roster roster.json --keys ./server --model ./base --rounds 10 "
     "--listen 0.0.0.0:8443 --out ./out"
 )
+LAST_PORT: Final = 65535
 _SITES, _LORA, _TRAINING, _QUANTISING = "Sites", "LoRA", "Training (the same at every site)", "Quantising"
 
 
@@ -92,9 +93,13 @@ def fedserver(
         return
     if out is None:
         raise typer.BadParameter("name a folder for the result", param_hint="--out")
+    from fedserver.preflight import require_runnable
+
     out = out.resolve()
+    host, port = _address(listen)
     if resume:
         plan = _resumed(out)
+        require_runnable(plan)
     else:
         if roster is None or keys is None or not model:
             raise typer.BadParameter(
@@ -112,8 +117,9 @@ def fedserver(
                 max_blocks, seed,
             ),
         )  # fmt: skip
+        require_runnable(plan)
         _begin(plan, out)
-    _run(plan, listen)
+    _run(plan, host, port)
 
 
 def _begin(plan: Plan, out: Path) -> None:
@@ -136,16 +142,20 @@ def _resumed(out: Path) -> Plan:
     return Plan.load(out / PLAN_FILE)
 
 
-def _run(plan: Plan, listen: str) -> None:
+def _address(listen: str) -> tuple[str, int]:
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdigit() or int(port) > LAST_PORT:
+        raise typer.BadParameter("write it like 0.0.0.0:8443", param_hint="--listen")
+    return host.strip("[]"), int(port)
+
+
+def _run(plan: Plan, host: str, port: int) -> None:
     from fedserver.live import View
     from fedserver.supervise import own_tls, supervise
 
-    host, _, port = listen.rpartition(":")
-    if not host or not port.isdigit():
-        raise typer.BadParameter("write it like 0.0.0.0:8443", param_hint="--listen")
     with View() as view:
         supervise(
-            plan, host.strip("[]"), int(port), own_tls(Path(plan.keys)), view.show,
+            plan, host, port, own_tls(Path(plan.keys)), view.show,
             lambda bound: view.line(f"fedserver: sites connect to {host}:{bound}"),
         )  # fmt: skip
     notice("the adapter is in:")

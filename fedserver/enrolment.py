@@ -19,6 +19,7 @@ from secagg.errors import Misuse, SecAggError
 from secagg.identity import Roster
 from secagg.quantize import MAX_RANGE_Q40, QuantizerParams, first_range, headroom
 from secagg.session import Packet
+from secagg.thresholds import Thresholds
 from secagg.thresholds import plan as plan_thresholds
 from secagg.vector import Layout, Vector, adapter_digest
 
@@ -110,22 +111,27 @@ class Enrolment:
 
     def _manifest(self, nonce: bytes, settings: tuple[Setting, ...], card: ModelCard) -> Manifest:
         plan, sites = self._plan, self.current_sites()
-        try:
-            numbers = plan_thresholds(
-                len(sites), *(None if each < 0 else each for each in (plan.colluders, plan.dropouts)), plan.min_sites
-            )
-            lanes = headroom(plan.bits, len(sites), plan.weight_cap)
-            clip = math.ceil(plan.clip_norm * 2**20)
-            layout = card.layout()
-            return Manifest(
-                VERSION, SUITE, plan.scheme, nonce, self._roster.digest(), sites,
-                numbers.colluders, numbers.dropouts, numbers.threshold, numbers.quorum, numbers.least_survivors,
-                COMPLETE_GRAPH, QuantizerParams(plan.bits, lanes, plan.weight_cap, int(plan.rotate), clip),
-                first_range_of(plan), layout.size, layout.digest(), card.base_model, card.tokenizer,
-                card.lora_config, card.initial_adapter, MEAN_OF_FACTORS, plan.rounds, self._server_key, settings,
-            )  # fmt: skip
-        except (Misuse, SecAggError) as error:
-            raise ServerError(str(error), "change --colluders, --dropouts, --bits or --weight-cap") from error
+        numbers, lanes = session_numbers(plan, len(sites))
+        layout = card.layout()
+        return Manifest(
+            VERSION, SUITE, plan.scheme, nonce, self._roster.digest(), sites,
+            numbers.colluders, numbers.dropouts, numbers.threshold, numbers.quorum, numbers.least_survivors,
+            COMPLETE_GRAPH,
+            QuantizerParams(plan.bits, lanes, plan.weight_cap, int(plan.rotate), math.ceil(plan.clip_norm * 2**20)),
+            first_range_of(plan), layout.size, layout.digest(), card.base_model, card.tokenizer,
+            card.lora_config, card.initial_adapter, MEAN_OF_FACTORS, plan.rounds, self._server_key, settings,
+        )  # fmt: skip
+
+
+def session_numbers(plan: Plan, sites: int) -> tuple[Thresholds, int]:
+    """The thresholds and the lane width for this many sites. Raises ServerError if none fit."""
+    colluders, dropouts = (None if each < 0 else each for each in (plan.colluders, plan.dropouts))
+    try:
+        numbers = plan_thresholds(sites, colluders, dropouts, plan.min_sites)
+        return numbers, headroom(plan.bits, sites, plan.weight_cap)
+    except Misuse as error:
+        remedy = "change --min-sites, --colluders, --dropouts, --bits or --weight-cap"
+        raise ServerError(str(error), remedy) from error
 
 
 def first_range_of(plan: Plan) -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Never
+from typing import Final, Never
 
 import click
 import typer
 
 from keys.errors import KeyFileError
+
+INTERRUPTED: Final = 130  # 128 + SIGINT, as shells report it
 
 
 def new_app(about: str) -> typer.Typer:
@@ -49,6 +51,8 @@ def run(
         _fail(*interrupted, 1)
     except failures as error:
         _fail(getattr(error, "problem", str(error)), getattr(error, "remedy", "run the command again"), 1)
+    if status == INTERRUPTED:  # typer's word for Ctrl-C
+        _fail(*interrupted, INTERRUPTED)
     sys.exit(status if isinstance(status, int) else 0)
 
 
