@@ -184,9 +184,7 @@ class Policy:
             f"weight cap {manifest.quantizer.weight_cap} is above {self.largest_weight}": (
                 manifest.quantizer.weight_cap <= self.largest_weight
             ),
-            f"{manifest.rounds} rounds are more than {self.largest_rounds}": (
-                manifest.rounds <= self.largest_rounds
-            ),
+            f"{manifest.rounds} rounds are more than {self.largest_rounds}": (manifest.rounds <= self.largest_rounds),
             "the base model is not one of those allowed": (
                 not self.base_models or manifest.base_model in self.base_models
             ),

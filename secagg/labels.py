@@ -55,6 +55,4 @@ KEY_CHECK: Final = _label("key check")
 
 VECTOR_UPDATE: Final = _label("vector update")  # names which vector a mask is for
 
-ALL: Final = {
-    name: value for name, value in list(globals().items()) if isinstance(value, bytes) and name.isupper()
-}
+ALL: Final = {name: value for name, value in list(globals().items()) if isinstance(value, bytes) and name.isupper()}

@@ -147,9 +147,7 @@ class Scheme(Protocol):
     name: str
     needs: frozenset[str]  # kinds of keys that provisioning must have made
 
-    def client(
-        self, context: RoundContext, keys: SiteKeys, policy: Policy, update: Update, rng: Rng
-    ) -> ClientSession:
+    def client(self, context: RoundContext, keys: SiteKeys, policy: Policy, update: Update, rng: Rng) -> ClientSession:
         """A fresh session. Raises Refused if the policy forbids the manifest, Misuse for a wrong update."""
 
     def restore(

@@ -54,10 +54,8 @@ class Consortium:
 
     def __post_init__(self) -> None:
         dice = Dice(("consortium", self.seed))
-        self.names = tuple(site_name(i) for i in range(1, self.n + 1))
-        self.keys = {
-            name: SiteKeys(name, Ed25519PrivateKey.from_private_bytes(dice(32))) for name in self.names
-        }
+        self.names = tuple(sorted(site_name(i) for i in range(1, self.n + 1)))
+        self.keys = {name: SiteKeys(name, Ed25519PrivateKey.from_private_bytes(dice(32))) for name in self.names}
         self.server_keys = ServerKeys(Ed25519PrivateKey.from_private_bytes(dice(32)))
         self.root = Ed25519PrivateKey.from_private_bytes(dice(32))
         entries = tuple(RosterEntry(name, self.keys[name].public, dice(120), 2**40) for name in self.names)
@@ -118,7 +116,7 @@ class Round:
     consortium: Consortium
     context: RoundContext
     updates: Mapping[str, Update]
-    policy: Policy = field(default_factory=lambda: Policy(largest_weight=1 << 20))
+    policy: Policy = field(default_factory=lambda: Policy(largest_weight=1 << 20, least_colluders=0))
     drop: Mapping[str, Sequence[str]] = field(default_factory=dict)
     lose: Mapping[str, Sequence[str]] = field(default_factory=dict)
     alter_request: Alter = _as_it_is
@@ -133,14 +131,10 @@ class Round:
         self.scheme = scheme_named(self.context.manifest.scheme)
         self.server = self.scheme.server(self.context, self.consortium.server_keys)
         self._silent: set[str] = set()
-        self._dice = {
-            site: Dice((self.seed, site, self.context.header.attempt)) for site in self.context.cohort
-        }
+        self._dice = {site: Dice((self.seed, site, self.context.header.attempt)) for site in self.context.cohort}
         for site in self.context.cohort:
             keys, update = self.consortium.keys[site], self.updates[site]
-            self.clients[site] = self.scheme.client(
-                self.site_context, keys, self.policy, update, self._dice[site]
-            )
+            self.clients[site] = self.scheme.client(self.site_context, keys, self.policy, update, self._dice[site])
 
     @property
     def site_context(self) -> RoundContext:

@@ -56,7 +56,7 @@ from secagg.masked.states import (
     decode_state,
 )
 from secagg.primitives.aead import seal, unseal
-from secagg.primitives.agreement import agree, public_key
+from secagg.primitives.agreement import agree, load, public_key
 from secagg.primitives.prg import SEED_BYTES, Stream
 from secagg.primitives.shamir import SHARE_BYTES, split
 from secagg.primitives.signature import is_signed
@@ -202,8 +202,9 @@ class MaskedClient:
         key_shares: dict[str, bytes], seed_shares: dict[str, bytes],
     ) -> tuple[Box, ...]:  # fmt: skip
         context, own, boxes = self._context, self._keys.site, []
+        secret = load(state.share_secret)
         for peer in (advert for advert in adverts if advert.site != own):
-            key = box_key(context, agree(state.share_secret, peer.share_key), own, peer.site)
+            key = box_key(context, agree(secret, peer.share_key), own, peer.site)
             plaintext = key_shares[peer.site] + seed_shares[peer.site]
             boxes.append(Box(peer.site, seal(key, plaintext, box_aad(context, h1, own, peer.site))))
         return tuple(boxes)
@@ -233,10 +234,11 @@ class MaskedClient:
 
     def _unseal(self, state: Shared, h1: bytes, boxes: Sequence[Box]) -> tuple[HeldShares, ...]:
         context, own = self._context, self._keys.site
+        secret = load(state.share_secret)
         adverts = {advert.site: advert for advert in state.adverts}
         held = [HeldShares(own, state.own_key_share, state.own_seed_share)]
         for box in boxes:
-            key = box_key(context, agree(state.share_secret, adverts[box.site].share_key), box.site, own)
+            key = box_key(context, agree(secret, adverts[box.site].share_key), box.site, own)
             try:
                 plaintext = unseal(key, box.ciphertext, box_aad(context, h1, box.site, own))
             except Malformed as error:

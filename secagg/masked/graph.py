@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from secagg.config import RoundContext
 from secagg.labels import PAIR_MASK, ROTATION, SELF_MASK, SHARE_AAD, SHARE_KEY, VECTOR_UPDATE
-from secagg.primitives.agreement import agree, derive
+from secagg.primitives.agreement import Loaded, agree, derive, load
 from secagg.primitives.prg import SEED_BYTES
 
 
@@ -28,7 +28,7 @@ def place(context: RoundContext, site: str) -> bytes:
 
 
 def pair_seed(
-    context: RoundContext, share_set: bytes, secret: bytes, own: str, peer: str, peer_key: bytes
+    context: RoundContext, share_set: bytes, secret: bytes | Loaded, own: str, peer: str, peer_key: bytes
 ) -> bytes:
     """The 48-byte seed that `own` and `peer` alone derive."""
     first, second = sorted((place(context, own), place(context, peer)))
@@ -49,10 +49,11 @@ def neighbour_seeds(
 
     keys: (site, mask key) of its neighbours, without itself; every key has passed `require_advert`.
     """
+    loaded = load(secret)
     plus: list[bytes] = []
     minus: list[bytes] = []
     for peer, key in keys:
-        seed = pair_seed(context, share_set, secret, own, peer, key)
+        seed = pair_seed(context, share_set, loaded, own, peer, key)
         (plus if context.points[own] < context.points[peer] else minus).append(seed)
     return MaskSeeds(tuple(plus), tuple(minus))
 

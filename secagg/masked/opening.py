@@ -79,7 +79,5 @@ def _mean(context: RoundContext, head: MaskedAggregate, words: Words, transcript
     survivors = tuple(each.site for each in head.vectors)
     tally = Tally.from_sum(words[-len(WORDS) :], len(survivors), manifest.size, manifest.quantizer.weight_cap)
     opened = quantizer.open(words[: -len(WORDS)], tally.weight)
-    range_q40 = next_range(
-        context.header.range_q40, tally, opened.largest, manifest.size, manifest.quantizer.levels
-    )
+    range_q40 = next_range(context.header.range_q40, tally, opened.largest, manifest.size, manifest.quantizer.levels)
     return Mean(opened.values, tally.totals(manifest.size), survivors, transcript, range_q40)

@@ -65,9 +65,7 @@ def _reveal(
             raise FaultySite(owner, "its shares do not belong together, or more givers lie than can be named")
         secrets[owner] = secret
         for giver in left_out - frozenset(faults):
-            faults[giver] = FaultySite(
-                giver, f"it gave (or {owner} dealt it) a false share of {owner}'s secret"
-            )
+            faults[giver] = FaultySite(giver, f"it gave (or {owner} dealt it) a false share of {owner}'s secret")
     return secrets, faults
 
 

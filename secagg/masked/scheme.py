@@ -18,9 +18,7 @@ class MaskedScheme:
     name = NAME
     needs = frozenset({"identity"})
 
-    def client(
-        self, context: RoundContext, keys: SiteKeys, policy: Policy, update: Update, rng: Rng
-    ) -> MaskedClient:
+    def client(self, context: RoundContext, keys: SiteKeys, policy: Policy, update: Update, rng: Rng) -> MaskedClient:
         """A fresh session. Raises Refused or Misuse."""
         return MaskedClient(context, keys, policy, update, rng, Fresh())
 

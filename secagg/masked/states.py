@@ -93,9 +93,7 @@ class Spent(Secret):
 
 
 State = Fresh | Advertised | Shared | Masked | Signed | Spent
-STATES: dict[int, type[State]] = {
-    state.TAG: state for state in (Fresh, Advertised, Shared, Masked, Signed, Spent)
-}
+STATES: dict[int, type[State]] = {state.TAG: state for state in (Fresh, Advertised, Shared, Masked, Signed, Spent)}
 
 
 def decode_state(blob: bytes) -> State:

@@ -14,10 +14,12 @@ from secagg.errors import Malformed
 _P: Final = (1 << 255) - 19  # the field of Curve25519
 _PROBE: Final = X25519PrivateKey.from_private_bytes(bytes(32))  # clamping makes any secret a multiple of 8
 
+Loaded = X25519PrivateKey  # a secret that `load` has read
+
 
 def public_key(secret: bytes) -> bytes:
     """The 32-byte public key of a 32-byte X25519 secret."""
-    key = X25519PrivateKey.from_private_bytes(secret).public_key()
+    key = load(secret).public_key()
     return key.public_bytes(Encoding.Raw, PublicFormat.Raw)
 
 
@@ -28,12 +30,17 @@ def require_public(key: bytes) -> None:
     _exchange(_PROBE, key)
 
 
-def agree(secret: bytes, peer: bytes) -> bytes:
+def load(secret: bytes) -> Loaded:
+    """The 32-byte secret, ready for many agreements: reading it takes as long as one of them."""
+    return X25519PrivateKey.from_private_bytes(secret)
+
+
+def agree(secret: bytes | Loaded, peer: bytes) -> bytes:
     """The 32-byte shared secret. Raises Malformed if `peer` has low order (RFC 7748 §6.1)."""
-    return _exchange(X25519PrivateKey.from_private_bytes(secret), peer)
+    return _exchange(load(secret) if isinstance(secret, bytes) else secret, peer)
 
 
-def _exchange(secret: X25519PrivateKey, peer: bytes) -> bytes:
+def _exchange(secret: Loaded, peer: bytes) -> bytes:
     try:
         return secret.exchange(X25519PublicKey.from_public_bytes(peer))
     except ValueError as error:

@@ -18,9 +18,7 @@ SHARE_BYTES = 33
 _WIDE = 64  # bytes per coefficient before reduction: bias below 2^-254
 
 
-def split(
-    secret: bytes, threshold: int, points: Sequence[int], rng: Callable[[int], bytes]
-) -> dict[int, bytes]:
+def split(secret: bytes, threshold: int, points: Sequence[int], rng: Callable[[int], bytes]) -> dict[int, bytes]:
     """A 33-byte share for each point; any `threshold` of them give the secret back.
 
     secret: 32 bytes. points: distinct, 1..p-1. rng: n -> n bytes. Raises Misuse.

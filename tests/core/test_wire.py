@@ -1,0 +1,298 @@
+"""Every message has one encoding, every other sequence of bytes is malformed, and neither costs much to find out."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from dataclasses import FrozenInstanceError, dataclass, fields
+from typing import Annotated
+
+import cbor2
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from secagg.cbor import Reader
+from secagg.chain import Position
+from secagg.enrol import Hello, ModelCard, RoundStart
+from secagg.errors import Malformed, Misuse
+from secagg.masked.messages import KeyRoster, RoundOpen, SurvivorProof
+from secagg.wire import Digest, Items, Length, Name, Range, Struct, encode_plain, field_rules, tag_of
+from tests.core.made import made, structs
+
+every_struct = pytest.mark.parametrize("kind", structs(), ids=lambda kind: kind.__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample(Struct):
+    """One field of every kind."""
+
+    TAG = 99
+    LIMIT = 4096
+    number: Annotated[int, Range(5, 300)]
+    octets: Annotated[bytes, Length(1, 4)]
+    text: Annotated[str, Length(1, 4)]
+    site: Name
+    names: Annotated[tuple[Name, ...], Items(1, 3, by="")]
+    marks: Annotated[tuple[Annotated[int, Range(0, 9)], ...], Items(0, 3, by=None)]
+
+
+GOOD = Sample(7, b"ab", "xy", "a-b", ("a", "b"), (3, 3, 1))
+
+
+def encoded(*items: object) -> bytes:
+    return cbor2.dumps(list(items), canonical=True)
+
+
+PLAIN = [99, 7, b"ab", "xy", "a-b", ["a", "b"], [3, 3, 1]]
+
+
+def test_the_encoding_is_an_array_of_tag_and_fields() -> None:
+    assert GOOD.encode() == encoded(*PLAIN)
+    assert Sample.decode(GOOD.encode()) == GOOD
+    assert GOOD.encode()[:3] == b"\x87\x18\x63"
+
+
+@every_struct
+@settings(max_examples=15)
+@given(st.data())
+def test_what_was_encoded_is_what_is_decoded(kind: type[Struct], data: st.DataObject) -> None:
+    value = data.draw(made(kind))
+    encoding = value.encode()
+    assert kind.decode(encoding) == value
+    assert kind.decode(encoding).encode() == encoding
+    if kind.TAG:
+        assert tag_of(encoding) == kind.TAG
+
+
+@every_struct
+@settings(max_examples=25)
+@given(st.data())
+def test_altered_bytes_are_malformed_or_another_value_in_its_one_encoding(
+    kind: type[Struct], data: st.DataObject
+) -> None:
+    encoding = bytearray(data.draw(made(kind)).encode())
+    at = data.draw(st.integers(0, len(encoding) - 1))
+    how = data.draw(st.sampled_from(("flip", "cut", "drop", "insert", "repeat")))
+    if how == "flip":
+        encoding[at] ^= data.draw(st.integers(1, 255))
+    elif how == "cut":
+        del encoding[at:]
+    elif how == "drop":
+        del encoding[at]
+    else:
+        encoding[at:at] = data.draw(st.binary(min_size=1, max_size=9)) if how == "insert" else encoding[at : at + 9]
+    try:
+        value = kind.decode(bytes(encoding))
+    except Malformed:
+        return
+    assert value.encode() == bytes(encoding)
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=60))
+def test_random_bytes_are_malformed_for_every_message(data: bytes) -> None:
+    for kind in structs():
+        try:
+            value = kind.decode(data)
+        except Malformed:
+            continue
+        assert value.encode() == data
+
+
+@every_struct
+def test_every_struct_is_frozen_slotted_and_bounded(kind: type[Struct]) -> None:
+    assert kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    assert "__dict__" not in dir(kind)
+    for field in field_rules(kind):
+        if field.kind in (int, bytes, str) or isinstance(field.kind, tuple):
+            assert field.rule is not None, field.name
+
+
+def test_no_two_messages_share_a_tag() -> None:
+    tags = [kind.TAG for kind in structs() if kind.TAG and kind.__module__.startswith("secagg")]
+    assert len(tags) == len(set(tags))
+
+
+def test_a_value_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        GOOD.number = 8  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("number", 4), ("number", 301), ("number", True), ("number", 7.0), ("number", "7"), ("number", None),
+        ("octets", b""), ("octets", b"abcde"), ("octets", "ab"), ("octets", bytearray(b"ab")),
+        ("text", ""), ("text", "äöü"), ("text", b"xy"), ("text", "\ud800"),
+        ("site", ""), ("site", "-a"), ("site", "a-"), ("site", "A"), ("site", "a_b"), ("site", "a" * 33),
+        ("site", "a\n"), ("site", "é"), ("site", "../a"),
+        ("names", ()), ("names", ("b", "a")), ("names", ("a", "a")), ("names", ("a", "b", "c", "d")),
+        ("names", ["a"]), ("names", ("A",)), ("names", (1,)), ("marks", (10,)), ("marks", (1, 1, 1, 1)),
+    ],
+)  # fmt: skip
+def test_a_value_outside_its_limits_cannot_exist_or_be_decoded(name: str, value: object) -> None:
+    good = {field.name: getattr(GOOD, field.name) for field in fields(GOOD)}
+    with pytest.raises(Malformed):
+        Sample(**{**good, name: value})  # type: ignore[arg-type]
+    items = list(PLAIN)
+    items[1 + list(good).index(name)] = list(value) if isinstance(value, tuple) else value
+    if isinstance(value, bytearray | list) or value == "\ud800":
+        return  # they have no other encoding than the good ones
+    with pytest.raises(Malformed):
+        Sample.decode(cbor2.dumps(items, canonical=True))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    {
+        "trailing byte": GOOD.encode() + b"\x00",
+        "cut": GOOD.encode()[:-1],
+        "empty": b"",
+        "another tag": encoded(98, *PLAIN[1:]),
+        "no tag": encoded(*PLAIN[1:]),
+        "one field more": encoded(*PLAIN, 1),
+        "one field less": encoded(*PLAIN[:-1]),
+        "a map": cbor2.dumps({1: 2}),
+        "not an array": b"\x07",
+        "indefinite array": b"\x9f" + GOOD.encode()[1:] + b"\xff",
+        "indefinite bytes": GOOD.encode().replace(b"\x42ab", b"\x5f\x42ab\xff"),
+        "indefinite text": GOOD.encode().replace(b"\x62xy", b"\x7f\x62xy\xff"),
+        "long array head": b"\x98\x07" + GOOD.encode()[1:],
+        "long integer of 1 byte": GOOD.encode().replace(b"\x63\x07", b"\x63\x18\x07", 1),
+        "long integer of 2 bytes": GOOD.encode().replace(b"\x63\x07", b"\x63\x19\x00\x07", 1),
+        "long integer of 8 bytes": GOOD.encode().replace(b"\x63\x07", b"\x63\x1b" + bytes(7) + b"\x07", 1),
+        "long byte string head": GOOD.encode().replace(b"\x42ab", b"\x58\x02ab"),
+        "long text head": GOOD.encode().replace(b"\x62xy", b"\x78\x02xy"),
+        "reserved width": GOOD.encode().replace(b"\x63\x07", b"\x63\x1c", 1),
+        "negative integer": encoded(99, -7, *PLAIN[2:]),
+        "bignum": GOOD.encode().replace(b"\x63\x07", b"\x63\xc2\x41\x07", 1),
+        "float": encoded(99, 7.5, *PLAIN[2:]),
+        "whole float": cbor2.dumps([99, 7.0, *PLAIN[2:]]),
+        "null": encoded(99, None, *PLAIN[2:]),
+        "true": encoded(99, True, *PLAIN[2:]),
+        "tagged integer": encoded(99, cbor2.CBORTag(1, 7), *PLAIN[2:]),
+        "tagged array": b"\xd9\xd9\xf7" + GOOD.encode(),
+        "text for bytes": encoded(99, 7, "ab", *PLAIN[3:]),
+        "bytes for text": encoded(99, 7, b"ab", b"xy", *PLAIN[4:]),
+        "not UTF-8": GOOD.encode().replace(b"\x62xy", b"\x62\xc3\x28"),
+        "surrogate": GOOD.encode().replace(b"\x62xy", b"\x63\xed\xa0\x80"),
+        "unsorted": encoded(*PLAIN[:5], ["b", "a"], []),
+        "duplicate": encoded(*PLAIN[:5], ["a", "a"], []),
+        "deep nesting": b"\x81" * 3000,
+    }.items(),
+    ids=lambda pair: pair[0],
+)  # fmt: skip
+def test_any_other_bytes_are_malformed(bad: tuple[str, bytes]) -> None:
+    assert bad[1] != GOOD.encode()
+    with pytest.raises(Malformed):
+        Sample.decode(bad[1])
+
+
+def test_the_longest_message_is_its_limit() -> None:
+    with pytest.raises(Malformed, match="longer than 4096 bytes"):
+        Sample.decode(GOOD.encode() + bytes(4096))
+
+
+def test_what_a_rule_between_fields_forbids_is_malformed_when_a_stranger_sends_it() -> None:
+    from secagg.config import Manifest
+    from tests.sim import Consortium
+
+    manifest = Consortium(5).manifest(10)
+    plain = [manifest.TAG, *manifest.plain()]
+    names = [field.name for field in fields(manifest)]
+    plain[1 + names.index("threshold")] = 2
+    with pytest.raises(Malformed, match="cannot bear"):
+        Manifest.decode(encode_plain(plain))
+
+
+def peak_of(act, *arguments: object) -> tuple[int, float]:  # type: ignore[no-untyped-def]
+    """Bytes that the refusal allocated at most, and seconds it took."""
+    tracemalloc.start()
+    began = time.perf_counter()
+    try:
+        with pytest.raises(Malformed):
+            act(*arguments)
+        return tracemalloc.get_traced_memory()[1], time.perf_counter() - began
+    finally:
+        tracemalloc.stop()
+
+
+GIB = (1 << 30).to_bytes(4, "big")
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [b"\x82\x18\x28\x5a" + GIB, b"\x82\x18\x28\x7a" + GIB, b"\x9a" + GIB, b"\x82\x18\x28\x9a" + GIB,
+     b"\x82\x18\x28\x5b" + b"\xff" * 8, b"\x9b" + b"\xff" * 8],
+    ids=["bytes", "text", "array", "inner array", "2^64 bytes", "2^64 items"],
+)  # fmt: skip
+def test_a_claimed_length_of_a_gibibyte_costs_nothing(claim: bytes) -> None:
+    memory, _ = peak_of(Hello.decode, claim)
+    assert memory < 64 << 10
+    head = b"\x82" + bytes([RoundOpen.TAG])
+    assert peak_of(KeyRoster.decode, b"\x82" + bytes([KeyRoster.TAG]) + claim)[0] < 64 << 10
+    assert peak_of(RoundOpen.decode, head + claim)[0] < 64 << 10
+
+
+def test_a_megabyte_of_empty_lists_is_not_built() -> None:
+    """A general decoder makes 60 MiB of lists from it before anyone looks."""
+    count = 1_000_000
+    bomb = b"\x9a" + count.to_bytes(4, "big") + b"\x80" * count
+    assert peak_of(KeyRoster.decode, b"\x82\x0c" + bomb)[0] < 64 << 10
+    assert peak_of(ModelCard.decode, bomb)[0] < 64 << 10
+    assert peak_of(RoundStart.decode, b"\x84\x18\x2d" + bomb)[0] < 64 << 10
+
+
+def test_a_list_over_its_limit_is_refused_before_its_first_item() -> None:
+    count = 1_000_000
+    start = RoundStart(bytes(32), 1, ()).encode()
+    assert start[-1:] == b"\x80"
+    assert peak_of(RoundStart.decode, start[:-1] + b"\x9a" + count.to_bytes(4, "big") + b"\x01" * count)[0] < 64 << 10
+
+
+def test_a_number_of_a_million_digits_is_not_computed() -> None:
+    """A decimal fraction (tag 4) costs a general decoder more than a minute of CPU for these 900 KB."""
+    bomb = b"\x82\x12\xc4\x82\x00\xc2" + cbor2.dumps(b"\xff" * 900_000)
+    _, seconds = peak_of(SurvivorProof.decode, bomb)
+    assert seconds < 1.0  # it reads six bytes; the general decoder takes 78 s
+
+
+def test_the_tag_is_read_without_reading_the_message() -> None:
+    assert tag_of(b"\x98\xff\x18\x63" + b"\xff" * 100) == 99
+    for bad in (b"", b"\x80", b"\x81", b"\x81\x20", b"\x81\x41a", b"\xa1\x01\x01"):
+        with pytest.raises(Malformed):
+            tag_of(bad)
+
+
+def test_a_struct_without_limits_cannot_be_used() -> None:
+    @dataclass(frozen=True, slots=True)
+    class Boundless(Struct):
+        items: tuple[int, ...]
+
+    with pytest.raises(Misuse, match="declares no limit"):
+        Boundless((1,))
+    with pytest.raises(Malformed):
+        Boundless.decode(b"\x81\x81\x01")
+
+
+def test_what_is_signed_is_everything_but_the_signature() -> None:
+    position = Position(bytes(32), 0, bytes(32), bytes(32), 1)
+    with pytest.raises(Misuse, match="no signature"):
+        position.unsigned()
+
+    @dataclass(frozen=True, slots=True)
+    class Note(Struct):
+        TAG = 98
+        digest: Digest
+        signature: Annotated[bytes, Length(64, 64)]
+
+    note = Note(bytes(32), b"s" * 64)
+    assert note.unsigned() == encoded(98, bytes(32))
+
+
+@pytest.mark.parametrize("number", [0, 1, 23, 24, 255, 256, 65535, 65536, 2**32 - 1, 2**32, 2**64 - 1])
+def test_the_reader_agrees_with_the_encoder_on_every_width(number: int) -> None:
+    reader = Reader(encode_plain(number))
+    assert reader.number() == number
+    reader.end()
