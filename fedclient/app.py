@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedclient.packets import SiteRefusal, decode_packets, encode_packet, encode_refusal
 from fedclient.settings import LocalError
-from fedclient.site import HANDLERS, Site
+from fedclient.site import HANDLERS
+from keys.console import notice
 from secagg.errors import SecAggError
+from secagg.session import Packet
 
 MAX_WORDS: Final = 1 << 28  # 2 GiB: the protobuf limit of one message
 
-SiteOf = Callable[[Context], Site]
+
+class Member(Protocol):
+    """A site as the app sees it: `fedclient.site.Site`, or one of the simulation."""
+
+    def handle(self, kind: str, packets: Sequence[Packet]) -> Packet:
+        """The reply to one request. Raises SecAggError or LocalError."""
+
+
+SiteOf = Callable[[Context], Member]
 Tell = Callable[[str, Exception], None]  # kind of the request, what went wrong; for the site's own terminal
 
 
@@ -42,20 +52,25 @@ def _handler(kind: str, site_of: SiteOf, tell: Tell) -> Callable[[Message, Conte
     return handle
 
 
-CONSORTIUM: Final = "consortium"  # run-config key: the folder of a provisioned consortium
+CONSORTIUM: Final = "consortium"  # run-config key: the folder that `python -m fedserver.simulate` prepared
+PARTITION: Final = "partition-id"  # node-config key, set by the simulation engine
 
 
-def simulated_site(context: Context) -> Site:
+def simulated_site(context: Context) -> Member:
     """The site that a virtual node of the simulation engine plays: the roster's, by partition."""
     folder = Path(str(context.run_config[CONSORTIUM]))
-    return _simulated(folder, int(context.node_config["partition-id"]))
+    return _simulated(folder, int(context.node_config[PARTITION]))
 
 
-@lru_cache(maxsize=4)
-def _simulated(folder: Path, partition: int) -> Site:
+@cache
+def _simulated(folder: Path, partition: int) -> Member:
     from fedclient.simulated import open_site
 
     return open_site(folder, partition)
 
 
-app = make_app(simulated_site)
+def _tell(kind: str, error: Exception) -> None:
+    notice(f"refused {kind}: {getattr(error, 'problem', error)}")
+
+
+app = make_app(simulated_site, _tell)

@@ -111,4 +111,3 @@ def _shared_model(name: str, lora: LoraSettings, device: str) -> AdapterModel:
     from fedclient.adapter import AdapterModel
 
     return AdapterModel.load(name, lora, device)
-

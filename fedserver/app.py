@@ -15,6 +15,7 @@ from fedserver.link import FlowerLink
 from fedserver.output import save_adapter
 from fedserver.plan import Plan, ServerError
 from fedserver.traffic import Traffic
+from keys.console import notice
 from keys.public import KeyFileError, read_roster, require_roster
 from keys.server import load_server
 
@@ -28,15 +29,24 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Runs one session and writes its result; a failure goes to the journal and ends the run as failed."""
-    plan = Plan.load(Path(str(context.run_config[PLAN])))
+    plan = _plan(str(context.run_config[PLAN]))
     journal = Journal(Path(plan.out) / EVENTS)
     try:
         _run(plan, grid, journal)
     except (ServerError, KeyFileError) as error:
         journal.write("failed", problem=error.problem, remedy=error.remedy)
+        notice(f"fedserver: {error.problem}; {error.remedy}")
         raise
     except Exception as error:
         journal.write("failed", problem=f"{type(error).__name__}: {error}", remedy="read the ServerApp's log")
+        raise
+
+
+def _plan(path: str) -> Plan:
+    try:
+        return Plan.load(Path(path))
+    except ServerError as error:
+        notice(f"fedserver: {error.problem}; {error.remedy}")
         raise
 
 

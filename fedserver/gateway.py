@@ -235,7 +235,7 @@ class Gateway:
         deadline = time.monotonic() + START_S
         while not self._server.started:
             if not self._thread.is_alive() or time.monotonic() > deadline:
-                raise GatewayFailed("the public listener did not start", "run fedserver again with --verbose")
+                raise GatewayFailed("the public listener did not start", "start fedserver again")
             time.sleep(0.01)
         return self
 
