@@ -46,7 +46,8 @@ test-all: quality
 	$(BIN)/python -m pytest -m "slow or not slow"
 
 bench: $(VENV)/.dev
-	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-disable-gc -o python_files='bench_*.py' -o addopts='' -s
+	@mkdir -p .benchmarks
+	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-disable-gc -o python_files='bench_*.py' -o addopts='' --benchmark-json=.benchmarks/latest.json
 
 clean:
 	rm -rf out .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

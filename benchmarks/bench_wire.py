@@ -1,0 +1,74 @@
+"""Bytes that one site sends up in one round, per value of its update, beside Flower's and plaintext bfloat16.
+
+Counted from encoded messages: the heads of all five replies and 8 bytes for each masked word. "As a message" is
+the protobuf in which Flower would carry them, for both. Plaintext bfloat16 is 2 bytes per value, Flower's SecAgg+
+an int64 each.
+"""
+
+from __future__ import annotations
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from benchmarks.consortium import MaskedRound, update_of
+from benchmarks.figures import tell
+from benchmarks.flower_secagg import FlowerSite, content_bytes, message_bytes, parameters_of
+from fedclient.packets import encode_packet
+from fedserver.round import size_of
+from secagg.session import Packet
+
+LEAST_FLOWER = 8.0  # bytes per value
+CASES = {  # (bits, sites, weight cap) -> most bytes per value; 100 sites of weight 5 fill lanes as 500 of weight 1
+    (8, 16, 1): 1.61,
+    (12, 100, 5): 2.7,
+}
+SIZES = (1_000_000, 4_000_000)
+
+
+def replies_of(bits: int, sites: int, weight_cap: int, size: int) -> list[Packet]:
+    """The five replies of the middle site of a whole round.
+
+    The other sites run the same round over 1,000 values, so the replies that hold no vector, which do not depend on
+    the number of values, come from there.
+    """
+    small = MaskedRound(sites, 1000, bits, weight_cap).until("mask")
+    for site in small.names:
+        small.clients[site] = small.give(site, update_of(1000, weight=weight_cap))
+    small.until("done")
+    large = MaskedRound(sites, size, bits, weight_cap).until("mask")
+    site = large.middle
+    vector = large.give(site, update_of(size, weight=weight_cap)).handle(large.server.requests()[site])
+    replies = small.replies[site]
+    assert len(replies) == 5 and len(replies[2].head) == len(vector.head)
+    return [*replies[:2], vector, *replies[3:]]
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("bits", "sites", "weight_cap"), CASES)
+def test_bytes_up_per_value(benchmark: BenchmarkFixture, bits: int, sites: int, weight_cap: int, size: int) -> None:
+    arguments = (bits, sites, weight_cap, size)
+    replies = benchmark.pedantic(replies_of, args=arguments, rounds=1)
+    counted = sum(map(size_of, replies)) / size
+    carried = sum(content_bytes(encode_packet(each)) for each in replies) / size
+    most = CASES[bits, sites, weight_cap]
+    weighed = f", weight cap {weight_cap}" if weight_cap > 1 else ""
+    line = f"bytes up per value, {bits} bits, {sites} sites{weighed}, d = {size:,}: {counted:.4f}"
+    line += f", as a message {carried:.4f}; bfloat16 2; claim: at most {most}"
+    tell(benchmark, line, bytes_per_value=counted, message_bytes_per_value=carried, claimed_bytes=most)
+    assert counted <= most
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_flowers_bytes_up_per_value(benchmark: BenchmarkFixture, size: int) -> None:
+    sites = 16
+
+    def replies() -> list[dict[str, object]]:
+        flower = FlowerSite(sites, threshold=11)
+        return [*flower.replies, flower.mask(parameters_of(update_of(size).values)), flower.unmask(sites)]
+
+    sent = sum(map(message_bytes, benchmark.pedantic(replies, rounds=1))) / size
+    tell(
+        benchmark, f"bytes up per value, Flower SecAgg+, {sites} sites, d = {size:,}: {sent:.4f}", bytes_per_value=sent
+    )
+    assert sent > LEAST_FLOWER

@@ -1,0 +1,78 @@
+"""A masked round in memory, stopped where a benchmark wants to measure: real sessions, real keys, no sockets."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+
+from secagg.config import Policy, RoundContext
+from secagg.masked.client import MaskedClient
+from secagg.masked.server import MaskedServer
+from secagg.masked.states import Fresh
+from secagg.session import Metrics, Packet, Update
+from tests.sim import Consortium, Dice
+
+POLICY = Policy(largest_weight=1 << 20)
+RANGE_Q40 = round(0.06 * 2**40)  # six standard deviations of `update_of`
+
+
+def update_of(size: int, seed: int = 0, weight: int = 1) -> Update:
+    """An update of normal values with deviation 0.01; makes nothing as large beside it."""
+    values = np.random.default_rng(seed).standard_normal(size, dtype=np.float32)
+    np.multiply(values, np.float32(0.01), out=values)
+    return Update(values, weight, Metrics(examples=100, train_loss=2.5, eval_loss=3.0, eval_tokens=1000))
+
+
+class MaskedRound:
+    """One attempt of n sites that hold no update yet; the same arguments give the same keys and messages."""
+
+    def __init__(self, n: int, size: int, bits: int = 8, weight_cap: int = 1) -> None:
+        self.consortium = Consortium(n)
+        manifest = self.consortium.manifest(size, bits=bits, weight_cap=weight_cap, first_range_q40=RANGE_Q40)
+        self.context: RoundContext = self.consortium.context(manifest)
+        self.site_context = replace(self.context, cohort=())  # the cohort is the server's word
+        self.server = MaskedServer(self.context, self.consortium.server_keys)
+        self.clients = {name: self._client(name) for name in self.names}
+        self.replies: dict[str, list[Packet]] = {name: [] for name in self.names}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sites, ascending."""
+        return self.consortium.names
+
+    @property
+    def middle(self) -> str:
+        """The site that adds as many pair masks as it subtracts."""
+        return self.names[len(self.names) // 2]
+
+    def _client(self, name: str) -> MaskedClient:
+        keys, dice = self.consortium.keys[name], Dice((name, "round"))
+        return MaskedClient(self.site_context, keys, POLICY, None, dice, Fresh())
+
+    def until(self, phase: str) -> MaskedRound:
+        """Drives the round to the beginning of a phase; every site answers."""
+        while self.server.phase != phase:
+            self.server.receive((site, self.answer(site, request)) for site, request in self.server.requests().items())
+        return self
+
+    def answer(self, site: str, request: Packet) -> Packet:
+        """The site's reply; `replies` keeps its head."""
+        reply = self.clients[site].handle(request)
+        self.replies[site].append(Packet(reply.head))
+        return reply
+
+    def give(self, site: str, update: Update | None, state: bytes | None = None) -> MaskedClient:
+        """The site's session with this update, restored from `state` or from where it stands."""
+        blob = self.clients[site].to_bytes() if state is None else state
+        keys = self.consortium.keys[site]
+        return MaskedClient.restored(self.site_context, keys, POLICY, blob, update, os.urandom)
+
+
+@cache
+def masking_stage(n: int, size: int) -> tuple[MaskedRound, str, Packet]:
+    """A round whose sites have dealt their shares, its middle site, and the bundle that makes that site mask."""
+    stage = MaskedRound(n, size).until("mask")
+    return stage, stage.middle, stage.server.requests()[stage.middle]

@@ -1,0 +1,87 @@
+"""One role of a masked round over a very long vector, in a process of its own, and the memory it took.
+
+    python -m benchmarks.streaming_role FOLDER SITES SIZE {site NAME | server | open NAME}
+
+Prints JSON: bytes of the process after its imports, bytes of its input, bytes at its peak. The roles are run one
+after the other over one folder: every site, then the server, then a site that opens the sum. Whatever a role did
+not do itself it replays: sessions of this benchmark draw from a fixed seed, so every process sees one round.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.consortium import MaskedRound, update_of
+from fedclient.packets import encode_packet
+from secagg.masked.opening import open_aggregate
+from secagg.session import Packet
+
+_KIB = 1024
+
+
+def peak_bytes() -> int:
+    """The most memory this process has held: VmHWM, for ru_maxrss would count the parent's at the fork as well."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else _KIB)
+    [line] = [each for each in status.read_text().splitlines() if each.startswith("VmHWM")]
+    return int(line.split()[1]) * _KIB
+
+
+def mask(folder: Path, masked: MaskedRound, name: str, size: int) -> int:
+    """The masking stage of one site up to the Flower message; gives the bytes of its update."""
+    masked.until("mask")
+    update = update_of(size, seed=masked.names.index(name))
+    client = masked.give(name, update)
+    reply = client.handle(masked.server.requests()[name])
+    encode_packet(reply)
+    _save(folder, name, reply)
+    (folder / f"{name}.state").write_bytes(client.to_bytes())
+    return update.values.nbytes
+
+
+def serve(folder: Path, masked: MaskedRound) -> int:
+    """All of the server's round, vectors arriving one at a time; it has no input but those."""
+    masked.until("mask")
+    masked.server.receive((name, _load(folder, name)) for name in masked.names)
+    for name in masked.names:
+        masked.clients[name] = masked.give(name, None, (folder / f"{name}.state").read_bytes())
+    masked.until("done")
+    _save(folder, "aggregate", masked.server.result().payload)
+    return 0
+
+
+def open_sum(folder: Path, masked: MaskedRound) -> int:
+    """The mean, after all checks; gives the bytes of the sum, its input."""
+    aggregate = _load(folder, "aggregate")
+    mean = open_aggregate(masked.site_context, aggregate)
+    assert abs(float(mean.values.mean())) < 1e-4
+    return 0 if aggregate.words is None else aggregate.words.nbytes
+
+
+def _save(folder: Path, name: str, packet: Packet) -> None:
+    (folder / f"{name}.head").write_bytes(packet.head)
+    if packet.words is not None:
+        packet.words.tofile(folder / f"{name}.words")
+
+
+def _load(folder: Path, name: str) -> Packet:
+    return Packet((folder / f"{name}.head").read_bytes(), np.fromfile(folder / f"{name}.words", np.uint64))
+
+
+def main(folder: Path, sites: int, size: int, role: str, name: str = "") -> None:
+    """Plays the role and prints what it took."""
+    baseline = peak_bytes()
+    masked = MaskedRound(sites, size)
+    roles = {"server": lambda: serve(folder, masked), "open": lambda: open_sum(folder, masked)}
+    given = roles[role]() if role in roles else mask(folder, masked, name, size)
+    print(json.dumps({"baseline": baseline, "input": given, "peak": peak_bytes()}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])
