@@ -1,4 +1,4 @@
-"""What a site's masking stage costs on one core, step by step and beside Flower's own SecAgg+ functions.
+"""What quantising, masking and opening cost on one core, step by step; bench_masking.py has the whole stage.
 
 Run: OPENBLAS_NUM_THREADS=1 python -m pytest benchmarks/bench_quantize.py --benchmark-columns=min,median
 All figures are CPU seconds. No step uses a number of threads other than one.
@@ -21,7 +21,6 @@ from secagg.quantize import Quantizer, QuantizerParams
 SIZE = 4_000_000
 NEIGHBOURS = 30
 BITS = 8
-LEAST_RATIO = 8  # the project's claim against Flower
 
 pytestmark = pytest.mark.benchmark(timer=time.process_time, min_rounds=5, max_time=0.3, warmup=False)
 

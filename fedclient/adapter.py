@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import warnings
 from pathlib import Path
@@ -130,27 +129,13 @@ def _require_factors(layout: Layout) -> None:
         raise ModelError("target_modules names a module that is not linear", "use all-linear, or linear layers")
 
 
-def facts_of(model: AdapterModel, name: str, public_name: str, nonce: bytes) -> Facts:
-    """What the site says of a loaded model. public_name: the server's name for it; local paths stay here.
-
-    Raises ModelError.
-    """
+def facts_of(model: AdapterModel, name: str, nonce: bytes) -> Facts:
+    """What the site says of a loaded model; nothing in it is local. Raises ModelError."""
     directory = resolve_model(name)
-    config = model.network.peft_config[_NAME].to_dict() | {"base_model_name_or_path": public_name}
     return Facts(
         base_model=base_model_digest(directory),
         tokenizer=tokenizer_digest(directory),
         lora_config=model.lora.digest(),
         layout=model.layout,
         initial_values=initial_adapter(model.layout, nonce),
-        adapter_config=plain_json(config),
     )
-
-
-def plain_json(config: dict[str, object]) -> str:
-    """A PEFT configuration as one line of JSON, sorted; sets become sorted lists."""
-
-    def plain(value: object) -> object:
-        return sorted(value) if isinstance(value, set) else str(value)
-
-    return json.dumps(config, sort_keys=True, default=plain)

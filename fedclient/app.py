@@ -47,6 +47,9 @@ def _handler(kind: str, site_of: SiteOf, tell: Tell) -> Callable[[Message, Conte
         except (SecAggError, LocalError) as error:
             tell(kind, error)
             content = encode_refusal(SiteRefusal(error.code, getattr(error, "site", "")))
+        except Exception as error:  # noqa: BLE001 - whatever it was, only a code may leave
+            tell(kind, error)
+            content = encode_refusal(SiteRefusal("error"))
         return Message(content, reply_to=message)
 
     return handle

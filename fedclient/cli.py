@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +19,9 @@ from filelock import FileLock, Timeout
 from fedclient.settings import LocalError
 from keys.console import new_app, notice, run
 from keys.errors import KeyFileError
+from keys.params import CA_FILE
 from keys.passphrase import FromFile, passphrase_for
+from secagg.errors import SecAggError
 
 if TYPE_CHECKING:
     from fedclient.connection import Event
@@ -48,7 +52,9 @@ def fedclient(
     home: Annotated[Path | None, typer.Option(help="The site's key folder, if not the default.")] = None,
     ca: Annotated[Path | None, typer.Option(help="The server's CA certificate (default: HOME/ca.pem).")] = None,
     eval_data: Annotated[Path | None, typer.Option(help="Held-out texts, in the form of --data.")] = None,
-    held_out: Annotated[float, typer.Option(help="Share of --data to hold out without --eval-data.")] = 0.1,
+    held_out: Annotated[
+        float, typer.Option(min=0.001, max=0.9, help="Share of --data to hold out without --eval-data.")
+    ] = 0.1,
     model: Annotated[str, typer.Option(help="A local copy of the model that the server names.")] = "",
     out: Annotated[Path | None, typer.Option(help="Where the adapter goes (default: HOME/adapter).")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
@@ -58,6 +64,7 @@ def fedclient(
     passphrase_file: FromFile = None,
 ) -> None:
     """Connect, train when asked, and write the federated adapter when the session ends."""
+    _require_address(server)
     from fedclient.learner import LearnerOptions, LoraLearner, load_records
     from fedclient.policy import POLICY_FILE, load_policy
     from fedclient.site import Site
@@ -76,10 +83,17 @@ def fedclient(
         options = LearnerOptions(site, out, model, device, threads)
         learner = LoraLearner(options, *records, progress=_training_line(site))
         member = Site(
-            keys.home, keys.keys, keys.state_key, listed, rules, learner, os.urandom, lambda: int(time.time())
-        )
-        _serve(member, keys, server, ca or keys.home / "ca.pem", retry_for)
+            keys.home, keys.keys, keys.state_key, listed, rules, learner, os.urandom, lambda: int(time.time()),
+            lambda text: notice(f"{site}: {text}"),
+        )  # fmt: skip
+        _serve(member, keys, server, ca or keys.home / CA_FILE, retry_for)
     typer.echo(str(out))
+
+
+def _require_address(server: str) -> None:
+    host, _, port = server.rpartition(":")
+    if not host or "/" in server or not port.isdigit():
+        raise typer.BadParameter("write it like fed.example.org:8443", param_hint="--server")
 
 
 @contextmanager
@@ -108,9 +122,9 @@ def _accepted(keys: SiteHome, path: Path) -> Roster:
 
 def _serve(site: Site, keys: SiteHome, server: str, ca: Path, retry_for_s: float) -> None:
     """Answers the server until the session is over or an operator stops it. Raises what ended it."""
+    from fedclient.agent import serve
     from fedclient.app import make_app
     from fedclient.connection import Connection
-    from fedclient.fleet import serve
 
     stop, failures = threading.Event(), list[Exception]()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -120,6 +134,9 @@ def _serve(site: Site, keys: SiteHome, server: str, ca: Path, retry_for_s: float
         notice(f"{keys.name}: refused {kind}: {getattr(error, 'problem', error)}")
         if isinstance(error, LocalError):
             failures.append(error)
+        elif not isinstance(error, SecAggError):
+            traceback.print_exception(error, file=sys.stderr)
+            failures.append(LocalError(f"{type(error).__name__} while answering {kind}", "see the lines above"))
 
     def on_event(event: Event) -> None:
         if event.notice:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -12,6 +13,10 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 
 RETRYABLE: Final = frozenset({502, 503, 504})
+LOST_PAUSE_S: Final = 0.5
+LONGEST_PAUSE_S: Final = 15.0
+CLOCK_BEHIND_S: Final = 300  # Flower's TIMESTAMP_TOLERANCE and SYSTEM_TIME_TOLERANCE
+CLOCK_AHEAD_S: Final = 5
 
 HOST_MISMATCH: Final = frozenset({62, 64})  # OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and _IP_ADDRESS_MISMATCH
 EXPIRED: Final = 10  # X509_V_ERR_CERT_HAS_EXPIRED
@@ -29,6 +34,10 @@ class ConnectionFailed(Exception):
 
 class KeyRefused(ConnectionFailed):
     """The server knows no such node key, or thinks that its owner is still connected."""
+
+
+class ClockRefused(ConnectionFailed):
+    """The server does not accept the time that this site signs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,59 @@ class Connection:
     node_file: Path | None = None
 
 
+class Outage:
+    """For how long polls have failed, over as many tries as that takes; it begins with the site not connected."""
+
+    def __init__(self, retry_for_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._retry_for_s, self._clock = retry_for_s, clock
+        self._began: float | None = None
+        self._connected, self._pause = False, LOST_PAUSE_S
+
+    def begin(self) -> bool:
+        """A poll has failed; whether it is the first."""
+        first, self._connected = self._began is None, False
+        self._began = self._clock() if self._began is None else self._began
+        return first
+
+    def end(self) -> bool:
+        """A poll was answered; whether that is news."""
+        news, self._connected = not self._connected, True
+        self._began, self._pause = None, LOST_PAUSE_S
+        return news
+
+    def is_too_long(self) -> bool:
+        """Whether the first failure is `retry_for_s` ago."""
+        return self._began is not None and self._clock() - self._began >= self._retry_for_s
+
+    def pause(self) -> float:
+        """How long to wait now; longer each time."""
+        pause, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE_S)
+        return pause
+
+
+class NodeFile:
+    """The node's public id, kept beside the keys; a copy of the file, as in a cloned home, says nothing."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    def read(self) -> int | None:
+        """The id that was written to this very file."""
+        if self._path is None:
+            return None
+        try:
+            node_id, inode = map(int, self._path.read_text(encoding="ascii").split())
+            return node_id if self._path.stat().st_ino == inode else None
+        except (OSError, ValueError):
+            return None
+
+    def write(self, node_id: int) -> None:
+        """Binds the id to the file's inode."""
+        if self._path is not None:
+            self._path.touch()
+            self._path.write_text(f"{node_id} {self._path.stat().st_ino}\n", encoding="ascii")
+
+
 def trust(ca: Path) -> ssl.SSLContext:
     """TLS 1.3 that trusts the CA in this PEM file and no other. Raises ConnectionFailed."""
     try:
@@ -64,7 +126,7 @@ def trust(ca: Path) -> ssl.SSLContext:
     except (OSError, ssl.SSLError) as error:
         raise ConnectionFailed(
             f"{ca} holds no readable CA certificate",
-            "give the consortium's CA certificate, a PEM file, as the CA file",
+            "get ca.pem from the server's administrator, and name it with --ca, or: fedkeys trust ROOT.pub --ca ca.pem",
             lasting=True,
         ) from error
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -98,6 +160,13 @@ def explain(error: httpx.HTTPError | ValueError, connection: Connection) -> Conn
     )
 
 
+def explain_loss(error: httpx.HTTPError | ValueError, connection: Connection) -> str:
+    """Why a poll failed; a server that was started anew answers 401 to the node that it does not know."""
+    if isinstance(error, httpx.HTTPStatusError) and error.response.status_code == httpx.codes.UNAUTHORIZED:
+        return f"{connection.server} does not know this connection"
+    return explain(error, connection).problem
+
+
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
@@ -127,9 +196,9 @@ def _explain_status(status: int, connection: Connection) -> ConnectionFailed:
             "if there is none, the server's roster lacks this site's node key",
         )
     if status == httpx.codes.UNAUTHORIZED:
-        return ConnectionFailed(
-            "the server does not accept this site's signed time",
-            "set this machine's clock; it may differ from the server's by five minutes at most",
+        return ClockRefused(
+            "this machine's clock differs from the server's, so the server does not accept the time it signs",
+            f"set the clock by NTP: it may be {CLOCK_BEHIND_S} s behind the server's and {CLOCK_AHEAD_S} s ahead",
         )
     if status in RETRYABLE:
         return ConnectionFailed(

@@ -15,7 +15,7 @@ from secagg.vector import Vector
 
 if TYPE_CHECKING:
     from fedclient.adapter import AdapterModel
-    from fedclient.training import Trainer
+    from fedclient.training import Trainer, TrainOutcome
 
 LARGEST_LOSS: Final = 1024.0
 
@@ -71,7 +71,7 @@ class LoraLearner:
             threads=self._options.threads or None,
             progress=self._progress,
         )
-        return facts_of(model, name, settings.get("model", ""), nonce)
+        return facts_of(model, name, nonce)
 
     def _load(self, name: str, lora: LoraSettings) -> AdapterModel:
         from fedclient.adapter import AdapterModel
@@ -91,7 +91,7 @@ class LoraLearner:
         if self._trainer is None:
             raise LocalError("no model is loaded", "start fedclient again")
         before = self._trainer.evaluate(adapter)
-        outcome = self._trainer.train(adapter, round_)
+        outcome = self._trained(self._trainer, adapter, round_)
         metrics = Metrics(
             outcome.examples,
             min(outcome.train_loss, LARGEST_LOSS),
@@ -99,6 +99,18 @@ class LoraLearner:
             before.tokens,
         )
         return outcome.update, metrics
+
+    @staticmethod
+    def _trained(trainer: Trainer, adapter: Vector, round_: int) -> TrainOutcome:
+        import torch
+
+        from fedclient.training import TrainingError
+
+        try:
+            return trainer.train(adapter, round_)
+        except (torch.OutOfMemoryError, MemoryError):
+            remedy = "ask for a smaller batch size or sequence length, or use a larger machine"
+            raise TrainingError("training ran out of memory", remedy) from None
 
     def save(self, adapter: Vector) -> None:
         """Writes the PEFT adapter folder. Raises LocalError."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Final
@@ -10,6 +11,7 @@ from fedclient.settings import LocalError
 from secagg.config import Policy
 
 POLICY_FILE: Final = "policy.toml"
+_DIGEST: Final = re.compile(r"[0-9a-fA-F]{64}")
 _WHERE: Final = "see the README's section on policies, or remove the file to take the defaults"
 
 
@@ -55,10 +57,6 @@ def _value(path: Path, name: str, value: Any) -> Any:
 
 
 def _digest(path: Path, text: str) -> bytes:
-    try:
-        digest = bytes.fromhex(text)
-    except ValueError:
-        digest = b""
-    if len(digest) != 32:
+    if not _DIGEST.fullmatch(text):
         raise PolicyError(f"{path}: a base model is named by 64 hexadecimal digits", _WHERE)
-    return digest
+    return bytes.fromhex(text)

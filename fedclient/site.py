@@ -11,7 +11,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from fedclient.settings import LocalError
-from fedclient.store import JoinedSessions, SessionStore
+from fedclient.store import JoinedSessions, SessionStore, forget_other_sessions
 from secagg.chain import Position
 from secagg.config import Manifest, Policy, RoundContext, Setting
 from secagg.enrol import (
@@ -29,6 +29,7 @@ from secagg.enrol import (
 )
 from secagg.errors import FaultyServer, Malformed, Misuse, Refused
 from secagg.identity import Roster, SiteKeys
+from secagg.quantize.params import MAX_VALUE
 from secagg.schemes import scheme_named
 from secagg.session import ClientSession, Metrics, Packet, Rng, Update
 from secagg.tally import Tally
@@ -57,7 +58,6 @@ class Facts:
     lora_config: bytes
     layout: Layout
     initial_values: Vector
-    adapter_config: str
 
 
 class Learner(Protocol):
@@ -90,8 +90,10 @@ class Site:
 
     def __init__(
         self, home: Path, keys: SiteKeys, state_key: bytes, roster: Roster, policy: Policy, learner: Learner,
-        rng: Rng, now: Callable[[], int],
+        rng: Rng, now: Callable[[], int], tell: Callable[[str], None] = lambda text: None,
     ) -> None:  # fmt: skip
+        """now: seconds since 1970. tell: takes lines for the site's own operator."""
+        self._tell = tell
         self._home, self._keys, self._state_key = home, keys, state_key
         self._roster, self._policy, self._learner = roster, policy, learner
         self._rng, self._now = rng, now
@@ -113,6 +115,7 @@ class Site:
 
     def _propose(self, request: Packet, _: Sequence[Packet]) -> Packet:
         proposal = Proposal.decode(request.head)
+        self._require_free(proposal.nonce)
         if proposal.roster != self._roster.digest():
             raise Refused("the server uses another roster; compare its fingerprint and epoch")
         if proposal.scheme not in self._policy.schemes:
@@ -121,7 +124,7 @@ class Site:
         tensors = tuple(Tensor(name, rows, columns) for name, (rows, columns) in facts.layout.tensors)
         card = ModelCard(
             self._keys.site, proposal.nonce, tensors, facts.base_model, facts.tokenizer, facts.lora_config,
-            adapter_digest(facts.layout, facts.initial_values), facts.adapter_config, bytes(64),
+            adapter_digest(facts.layout, facts.initial_values), bytes(64),
         )  # fmt: skip
         return Packet(signed_by(self._keys, card).encode())
 
@@ -131,16 +134,41 @@ class Site:
             self._prepared = nonce, settings, self._learner.prepare(plain, nonce)
         return self._prepared[2]
 
+    def _require_free(self, nonce: bytes) -> None:
+        """Raises Refused if this process has answered in another session: one at a time, one an operator's start."""
+        session = self._session
+        if session is not None and session.manifest.nonce != nonce and session.store.ledger.last is not None:
+            raise Refused("this fedclient takes part in another session; restart it to join a new one")
+
     def _consent(self, request: Packet, _: Sequence[Packet]) -> Packet:
         manifest = Manifest.decode(request.head)
+        self._require_free(manifest.nonce)
         session = self._begin(manifest)
         session.store.save_manifest(manifest)
+        forget_other_sessions(self._home, manifest.digest())
+        if self._session is None or self._session.manifest != manifest:
+            self._tell(describe(manifest))
         self._session = session
         return Packet(signed_by(self._keys, Consent(self._keys.site, session.position, bytes(64))).encode())
 
     def _begin(self, manifest: Manifest) -> Session:
         """The session, from its start or from where this site's store says it got. Raises Refused or LocalError."""
         self._require_acceptable(manifest)
+        facts = self._prepared_for(manifest)
+        joined = JoinedSessions(self._home)
+        joined.require_new_or_whole(manifest)
+        store = SessionStore(self._home, manifest.digest(), self._state_key)
+        joined.note(manifest)
+        position, adapter = store.position() or (Position.start(manifest), facts.initial_values)
+        if adapter.size != facts.layout.size or adapter_digest(facts.layout, adapter) != position.adapter:
+            raise Refused("the stored adapter is not the one the chain of rounds names")
+        return Session(manifest, store, position, adapter)
+
+    def _prepared_for(self, manifest: Manifest) -> Facts:
+        """What the learner found, once it holds exactly the manifest's model and settings. Raises Refused.
+
+        Asked again before every training: a later proposal may have made the learner load something else.
+        """
         facts = self._prepare(manifest.nonce, manifest.settings)
         initial = adapter_digest(facts.layout, facts.initial_values)
         found = (
@@ -156,14 +184,7 @@ class Site:
             manifest.initial_adapter,
         ):  # fmt: skip
             raise Refused("the manifest's model, tokenizer or adapter is not the one this site has")
-        joined = JoinedSessions(self._home)
-        joined.require_new_or_whole(manifest)
-        store = SessionStore(self._home, manifest.digest(), self._state_key)
-        joined.note(manifest)
-        position, adapter = store.position() or (Position.start(manifest), facts.initial_values)
-        if adapter.size != facts.layout.size or adapter_digest(facts.layout, adapter) != position.adapter:
-            raise Refused("the stored adapter is not the one the chain of rounds names")
-        return Session(manifest, store, position, adapter)
+        return facts
 
     def _require_acceptable(self, manifest: Manifest) -> None:
         self._policy.check(manifest)
@@ -181,7 +202,6 @@ class Site:
         strangers = set(manifest.sites) - set(self._roster.names())
         if strangers:
             raise Refused(f"{min(strangers)} is not on the roster")
-        weight_of(manifest, 1)
 
     def _open_session(self, digest: bytes) -> Session:
         """The session of this digest, read back from the store after a restart. Raises Refused."""
@@ -191,7 +211,7 @@ class Site:
         if SessionStore.has(self._home, digest):
             manifest = SessionStore(self._home, digest, self._state_key).manifest()
         if manifest is None:
-            raise Refused("this site has not agreed to that session")
+            raise Refused("this site has not agreed to that session, or its log of answers is gone")
         self._session = self._begin(manifest)
         return self._session
 
@@ -211,6 +231,8 @@ class Site:
         return Packet(signed_by(self._keys, Ready(self._keys.site, session.position, bytes(64))).encode())
 
     def _train(self, session: Session, round_: int) -> None:
+        self._prepared_for(session.manifest)
+        self._tell(f"round {round_} of {session.manifest.rounds}: training")
         values, metrics = self._learner.train(session.adapter, round_)
         require_shareable(session.manifest, values, metrics)
         weight = weight_of(session.manifest, metrics.examples)
@@ -235,12 +257,13 @@ class Site:
             raise FaultyServer("the sum makes the adapter overflow")
         position = session.position.after(mean, self._digest_of(session.manifest, adapter))
         session.store.save_position(position, adapter)
-        session.store.forget_client()
         session.position, session.adapter, session.client = position, adapter, None
+        totals = mean.totals
+        self._tell(f"round {round_}: the mean of {', '.join(mean.contributors)}; {totals.clipped:.2%} clipped")
         session.store.forget_round()
 
     def _digest_of(self, manifest: Manifest, adapter: Vector) -> bytes:
-        return adapter_digest(self._prepare(manifest.nonce, manifest.settings).layout, adapter)
+        return adapter_digest(self._prepared_for(manifest).layout, adapter)
 
     def _answer(self, request: Packet, rest: Sequence[Packet]) -> Packet:
         ref = AttemptRef.decode(request.head)
@@ -287,6 +310,7 @@ class Site:
         if session.position.round != finish.rounds:
             raise Refused("the session did not get to that round at this site")
         session.store.forget_round()
+        self._prepared_for(session.manifest)
         self._learner.save(session.adapter)
         self.finished = True
         return self._ready(session)
@@ -300,6 +324,17 @@ HANDLERS: dict[str, Callable[[Site, Packet, Sequence[Packet]], Packet]] = {
     "answer": Site._answer,
     "finish": Site._finish,
 }
+
+
+def describe(manifest: Manifest) -> str:
+    """What the site agrees to, for its operator."""
+    settings = " ".join(f"{each.name}={each.value}" for each in manifest.settings)
+    sites = ", ".join(manifest.sites)
+    return (
+        f"agreed to session {manifest.digest().hex()[:16]}: {manifest.rounds} rounds among {sites}; "
+        f"{manifest.colluders} may collude, {manifest.dropouts} may vanish, {manifest.least_survivors} must survive "
+        f"a round; {settings}"
+    )
 
 
 def examples_per_weight(manifest: Manifest) -> int:
@@ -324,5 +359,5 @@ def require_shareable(manifest: Manifest, values: Vector, metrics: Metrics) -> N
         raise UpdateError(f"training measured nonsense: {error}", _CHECK_TRAINING) from None
     if values.dtype != np.float32 or values.shape != (manifest.size,):
         raise UpdateError("training gave an update of another shape than the adapter's", _CHECK_TRAINING)
-    if not np.isfinite(values).all():
-        raise UpdateError("training gave an update with NaN or infinity in it", _CHECK_TRAINING)
+    if not max(float(values.max()), -float(values.min())) <= MAX_VALUE:  # nor if any is NaN
+        raise UpdateError("training gave an update with NaN, infinity or an absurd value in it", _CHECK_TRAINING)

@@ -6,7 +6,7 @@ Every write is durable (fsync of file and folder) when the call returns, and a r
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -25,6 +25,8 @@ from secagg.vector import Vector
 STATE: Final = "state"  # in the site's home: a folder per session
 _MANIFEST: Final = "manifest.cbor"
 _CLIENT: Final = "client.sealed"
+_UPDATES: Final = ("update-*", ".update-*")  # a crash may leave a file under its first name, with a dot
+_CLIENTS: Final = (_CLIENT, f".{_CLIENT}*")
 LOG_FILE: Final = "answers.log"
 _PRIVATE: Final = 0o600
 _METRICS: Final = np.dtype(
@@ -55,8 +57,9 @@ class SessionStore:
 
     @staticmethod
     def has(home: Path, session: bytes) -> bool:
-        """Whether this site agreed to the session; asking leaves nothing behind."""
-        return (home / STATE / session.hex() / _MANIFEST).exists()
+        """Whether this site agreed to the session and has its log; asking leaves nothing behind, not even a new log."""
+        folder = home / STATE / session.hex()
+        return (folder / _MANIFEST).exists() and (folder / LOG_FILE).exists()
 
     # ------------------------------------------------------------------ the log of answers
 
@@ -85,7 +88,7 @@ class SessionStore:
         name = f"adapter-{position.round}.f32"
         self._write(name, np.ascontiguousarray(adapter, "<f4").data)
         self._write("position.cbor", position.encode())
-        self._remove(old for old in self.folder.glob("adapter-*.f32") if old.name != name)
+        _remove(old for old in self.folder.glob("adapter-*.f32") if old.name != name)
 
     def position(self) -> tuple[Position, Vector] | None:
         """The place in the chain and the adapter there, if the session has begun. Raises StoreError."""
@@ -116,10 +119,6 @@ class SessionStore:
             raise _damaged(self.folder / _CLIENT) from None
         return state if label == f"{round_}.{attempt}".encode() else None
 
-    def forget_client(self) -> None:
-        """Removes the state of the last attempt: it is over, and holds shares of other sites' secrets."""
-        (self.folder / "client.sealed").unlink(missing_ok=True)
-
     def save_update(self, round_: int, update: Update) -> None:
         """Keeps the round's update until it has left or the next round begins. Raises StoreError."""
         metrics = update.metrics
@@ -147,12 +146,11 @@ class SessionStore:
 
     def forget_update(self) -> None:
         """Removes every update: it has left the site, or nobody will ask for it again. Raises StoreError."""
-        self._remove([*self.folder.glob("update-*"), *self.folder.glob(".update-*")])
+        _remove(_files(self.folder, _UPDATES))
 
     def forget_round(self) -> None:
-        """Removes every secret of a round that is over for this site. Raises StoreError."""
-        self.forget_update()
-        self._remove([self.folder / _CLIENT, *self.folder.glob(f".{_CLIENT}*")])
+        """Removes every secret of a round that is over here: the update, shares of others. Raises StoreError."""
+        _remove(_files(self.folder, _UPDATES, _CLIENTS))
 
     # ------------------------------------------------------------------ files
 
@@ -172,13 +170,6 @@ class SessionStore:
                 beside.unlink(missing_ok=True)
             raise _failed("write", path, error) from None
 
-    def _remove(self, files: Iterable[Path]) -> None:
-        for file in files:
-            try:
-                file.unlink(missing_ok=True)
-            except OSError as error:
-                raise _failed("remove", file, error) from None
-
     def _read(self, name: str) -> bytes | None:
         try:
             return (self.folder / name).read_bytes()
@@ -194,8 +185,18 @@ class SessionStore:
             raise _damaged(self.folder / name) from None
 
 
+def forget_other_sessions(home: Path, session: bytes) -> None:
+    """Removes updates and attempts of every other session: a site takes part in one at a time (spec §16.3).
+
+    Raises StoreError.
+    """
+    for folder in (home / STATE).glob("*"):
+        if folder.name != session.hex():
+            _remove(_files(folder, _UPDATES, _CLIENTS))
+
+
 class JoinedSessions:
-    """Every session this home has agreed to: an append-only list of session ids and nonces beside the state."""
+    """Every session this home has agreed to: a list of session ids and nonces beside the state, which only grows."""
 
     def __init__(self, home: Path) -> None:
         self._home, self._path = home, home / "sessions.log"
@@ -207,7 +208,7 @@ class JoinedSessions:
         would give that site's update away. A session whose log is gone could be answered twice (spec §16.1).
         """
         if self._line(manifest) in self._known():
-            if not (self._home / "state" / manifest.digest().hex() / LOG_FILE).exists():
+            if not (self._home / STATE / manifest.digest().hex() / LOG_FILE).exists():
                 raise Refused("this site joined that session before, and its log of answers is gone")
         elif any(each.endswith(manifest.nonce.hex()) for each in self._known()):
             raise Refused("another session used this nonce: its adapter would be trained twice")
@@ -216,7 +217,7 @@ class JoinedSessions:
         """Keeps the session for good, before anything of it is answered. Raises StoreError."""
         if self._line(manifest) not in self._known():
             try:
-                self._append(self._line(manifest))
+                self._replace([*self._known(), self._line(manifest)])
             except OSError as error:
                 raise _failed("write", self._path, error) from None
 
@@ -229,13 +230,18 @@ class JoinedSessions:
             return self._path.read_text(encoding="ascii").splitlines() if self._path.exists() else []
         except OSError as error:
             raise _failed("read", self._path, error) from None
+        except UnicodeDecodeError:
+            raise _damaged(self._path) from None
 
-    def _append(self, line: str) -> None:
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, _PRIVATE)
+    def _replace(self, lines: Sequence[str]) -> None:
+        """Writes the list anew: a line cut short by a full disk would stand in the way of its session for good."""
+        beside = self._path.with_name(f".{self._path.name}.new")
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(f"{line}\n".encode("ascii"))
+            file.write("".join(f"{line}\n" for line in lines).encode("ascii"))
             file.flush()
             os.fsync(file.fileno())
+        beside.replace(self._path)
         _sync_folder(self._home)
 
 
@@ -303,6 +309,18 @@ class AnswerLog:
             raise _failed("write", self._path, error) from None
         self._length += len(content)
         self.ledger = Ledger(self.ledger.session, line)
+
+
+def _files(folder: Path, *kinds: tuple[str, ...]) -> list[Path]:
+    return [file for kind in kinds for pattern in kind for file in folder.glob(pattern)]
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise _failed("remove", file, error) from None
 
 
 def _sync_folder(folder: Path) -> None:

@@ -65,5 +65,5 @@ def _run(plan: Plan, grid: Grid, journal: Journal) -> None:
         Checkpoint(out / STATE),
         lambda: int(time.time()),
     )
-    save_adapter(out / "adapter", federation.run())
+    save_adapter(out / "adapter", federation.run(), plan.lora, plan.model)
     journal.write("done")

@@ -49,10 +49,13 @@ class Checkpoint:
         return done
 
     def begin_attempt(self, round_: int) -> int:
-        """A number for the next attempt at this round that was never used before."""
+        """A number for the next attempt at this round that was never used before. Raises ServerError."""
         path = self._folder / "attempts.json"
-        used = json.loads(path.read_text()) if path.exists() else {}
-        attempt = used.get(str(round_), 0) + 1
+        try:
+            used = json.loads(path.read_text()) if path.exists() else {}
+            attempt = int(used.get(str(round_), 0)) + 1
+        except (OSError, ValueError, AttributeError, TypeError):
+            raise ServerError(f"{path} is damaged", "start a new session with another --out") from None
         self._write(path, json.dumps(used | {str(round_): attempt}).encode())
         return attempt
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
+from click.core import ParameterSource
 
 from fedclient.settings import ALL_LINEAR, LocalError, LoraSettings, TrainingSettings
 from fedserver.plan import Plan, ServerError
@@ -19,11 +20,13 @@ EPILOG: Final = (
     "--listen 0.0.0.0:8443 --out ./out"
 )
 LAST_PORT: Final = 65535
+DEFAULT_LISTEN: Final = "127.0.0.1:8443"
 _SITES, _LORA, _TRAINING, _QUANTISING = "Sites", "LoRA", "Training (the same at every site)", "Quantising"
 
 
 @app.command(epilog=EPILOG)
 def fedserver(
+    context: typer.Context,
     secagg: Annotated[str, typer.Option(help="How updates are protected: masked.")] = "masked",
     demo: Annotated[bool, typer.Option("--demo", help="Run four sites and a server on this machine.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the session in --out.")] = False,
@@ -33,7 +36,9 @@ def fedserver(
     ] = None,
     model: Annotated[str, typer.Option(help="The base model as sites know it: a path or a hub id.")] = "",
     rounds: Annotated[int, typer.Option(help="How many rounds to run.")] = 10,
-    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where sites connect.")] = "127.0.0.1:8443",
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where sites connect [default: 127.0.0.1:8443, or as before].")
+    ] = "",
     out: Annotated[Path | None, typer.Option(help="Where journal, checkpoint and adapter go.")] = None,
     min_sites: Annotated[int, typer.Option(help="Begin with this many; 0 = all.", rich_help_panel=_SITES)] = 0,
     colluders: Annotated[
@@ -87,59 +92,79 @@ def fedserver(
     except Refused as error:
         raise typer.BadParameter(str(error), param_hint="--secagg") from None
     if demo:
+        _require_alone(context, "--demo", {"demo", "out", "secagg"})
         from fedserver.demo import run_demo
 
         run_demo(out or Path("out/demo"), secagg)
         return
     if out is None:
         raise typer.BadParameter("name a folder for the result", param_hint="--out")
+    out = out.resolve()
+    if resume:
+        _require_alone(context, "--resume", {"resume", "out", "listen"})
+        _resume(out, listen)
+        return
+    if roster is None or keys is None or not model:
+        raise typer.BadParameter("needed, unless --demo or --resume is given", param_hint="--roster, --keys, --model")
+    plan = Plan(
+        roster=str(roster.resolve()), keys=str(keys.resolve()), out=str(out), scheme=secagg, model=model,
+        rounds=rounds, min_sites=min_sites, colluders=colluders, dropouts=dropouts, bits=bits, weight_cap=weight_cap,
+        examples_per_weight=examples_per_weight, rotate=rotate, clip_norm=clip_norm, first_range=first_range,
+        join_timeout=join_timeout, train_timeout=train_timeout, phase_timeout=phase_timeout,
+        listen=listen or DEFAULT_LISTEN, traffic=str(out / "run" / "traffic"),
+        lora=LoraSettings(rank, alpha, target_modules, dropout),
+        training=TrainingSettings(
+            learning_rate, learning_rate_decay, local_epochs, local_steps, batch_size, sequence_length, max_blocks, seed
+        ),
+    )  # fmt: skip
+    _start(plan, out)
+
+
+def _require_alone(context: typer.Context, mode: str, allowed: set[str]) -> None:
+    """Raises BadParameter for an option that this mode would ignore."""
+    for name in context.params.keys() - allowed:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise typer.BadParameter(f"cannot be given with {mode}", param_hint="--" + name.replace("_", "-"))
+
+
+def _start(plan: Plan, out: Path) -> None:
     from fedserver.preflight import require_runnable
 
-    out = out.resolve()
-    host, port = _address(listen)
-    if resume:
-        plan = _resumed(out)
-        require_runnable(plan)
-    else:
-        if roster is None or keys is None or not model:
-            raise typer.BadParameter(
-                "needed, unless --demo or --resume is given", param_hint="--roster, --keys, --model"
-            )
-        plan = Plan(
-            roster=str(roster.resolve()), keys=str(keys.resolve()), out=str(out), scheme=secagg, model=model,
-            rounds=rounds, min_sites=min_sites, colluders=colluders, dropouts=dropouts, bits=bits,
-            weight_cap=weight_cap, examples_per_weight=examples_per_weight, rotate=rotate, clip_norm=clip_norm,
-            first_range=first_range, join_timeout=join_timeout, train_timeout=train_timeout,
-            phase_timeout=phase_timeout, traffic=str(out / "run" / "traffic"),
-            lora=LoraSettings(rank, alpha, target_modules, dropout),
-            training=TrainingSettings(
-                learning_rate, learning_rate_decay, local_epochs, local_steps, batch_size, sequence_length,
-                max_blocks, seed,
-            ),
-        )  # fmt: skip
-        require_runnable(plan)
-        _begin(plan, out)
+    host, port = _address(plan.listen)
+    require_runnable(plan)
+    _begin(plan, out)
+    _run(plan, host, port)
+
+
+def _resume(out: Path, listen: str) -> None:
+    from fedserver.checkpoint import Checkpoint
+    from fedserver.preflight import require_runnable
+    from fedserver.supervise import PLAN_FILE, STATE
+
+    if not (out / PLAN_FILE).exists():
+        raise ServerError(f"{out} holds no session", "start one without --resume")
+    plan = Plan.load(out / PLAN_FILE)
+    host, port = _address(listen or plan.listen)
+    if (out / "adapter").exists() and Checkpoint(out / STATE).rounds() >= plan.rounds:
+        notice("the session is finished; its adapter is in:")
+        typer.echo(str(out / "adapter"))
+        return
+    require_runnable(plan)
     _run(plan, host, port)
 
 
 def _begin(plan: Plan, out: Path) -> None:
-    from fedserver.supervise import PLAN_FILE
+    """Writes the plan. A folder where no session was agreed on yet is used again. Raises ServerError."""
+    from fedserver.checkpoint import Checkpoint
+    from fedserver.supervise import PLAN_FILE, STATE
 
-    if (out / PLAN_FILE).exists():
+    if (out / PLAN_FILE).exists() and Checkpoint(out / STATE).manifest() is not None:
         raise ServerError(f"{out} holds a session already", "go on with --resume, or choose another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
         plan.save(out / PLAN_FILE)
     except OSError as error:
         raise ServerError(f"cannot write {out}: {error.strerror}", "choose another --out") from None
-
-
-def _resumed(out: Path) -> Plan:
-    from fedserver.supervise import PLAN_FILE
-
-    if not (out / PLAN_FILE).exists():
-        raise ServerError(f"{out} holds no session", "start one without --resume")
-    return Plan.load(out / PLAN_FILE)
 
 
 def _address(listen: str) -> tuple[str, int]:

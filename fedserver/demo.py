@@ -20,12 +20,14 @@ from rich.console import Console
 from rich.table import Table
 
 from fedclient.demo import LORA, ROUNDS, TRAINING
+from fedclient.settings import TrainingSettings
 from fedserver.live import View
 from fedserver.plan import Plan, ServerError
 from fedserver.report import summarise
-from fedserver.supervise import PLAN_FILE, own_tls, supervise
+from fedserver.supervise import PLAN_FILE, own_tls, supervise, terminated_as_exit
 
 EMBEDDED: Final = "embedded"
+MARKER: Final = ".demo"
 STOP_S: Final = 10.0
 TAIL_LINES: Final = 12
 
@@ -88,34 +90,38 @@ def children(logs: Path) -> Iterator[Children]:
         group.stop()
 
 
-def run_demo(out: Path, scheme: str) -> None:
+def run_demo(out: Path, scheme: str, training: TrainingSettings = TRAINING, rounds: int = ROUNDS) -> None:
     """Runs the demo from nothing to its table; what an earlier run left in `out` is replaced.
 
-    Raises ServerError, or what a part raised.
+    Raises ServerError, or what a part raised; every child is ended first.
     """
     started = time.monotonic()
     out = _emptied(out.resolve())
-    with View() as view, children(out / "logs") as group:
+    with terminated_as_exit(), View() as view, children(out / "logs") as group:
         view.line("demo: provisioning a consortium: offline root, four sites, a server")
         sites = _prepare(group, out)
-        plan = _plan(out, scheme)
+        plan = _plan(out, scheme, training, rounds)
         plan.save(out / PLAN_FILE)
-        federated = time.monotonic()
+        session = time.monotonic()
         _federate(plan, group, view, sites, out)
-        seconds = time.monotonic() - federated
+        session_s = time.monotonic() - session
         view.line("demo: training each site alone, for comparison, and judging every adapter")
-        judged = _judge(group, out, sites)
-    summary = summarise(out, scheme, sites, judged, seconds)
-    summary["seconds"]["demo"] = round(time.monotonic() - started, 1)
+        judged = _judge(group, plan, sites)
+    summary = summarise(out, scheme, sites, judged)
+    summary["seconds"] |= {"session": round(session_s, 2), "total": round(time.monotonic() - started, 2)}
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     _show(summary, judged, out)
 
 
 def _emptied(out: Path) -> Path:
-    if out.exists() and any(out.iterdir()) and not (out / PLAN_FILE).exists() and not (out / "logs").exists():
+    if out.exists() and any(out.iterdir()) and not (out / MARKER).exists():
         raise ServerError(f"{out} is not empty and holds no earlier demo", "choose another --out")
     shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    try:
+        out.mkdir(parents=True)
+        (out / MARKER).write_text("made by fedserver --demo, which replaces this folder every time\n")
+    except OSError as error:
+        raise ServerError(f"cannot write {out}: {error.strerror}", "choose another --out") from None
     return out
 
 
@@ -130,11 +136,11 @@ def _prepare(group: Children, out: Path) -> list[str]:
     return sites
 
 
-def _plan(out: Path, scheme: str) -> Plan:
+def _plan(out: Path, scheme: str, training: TrainingSettings, rounds: int) -> Plan:
     consortium = out / "consortium"
     return Plan(
         roster=str(consortium / "roster.json"), keys=str(consortium / "server"), out=str(out), scheme=scheme,
-        model=EMBEDDED, rounds=ROUNDS, lora=LORA, training=TRAINING, join_timeout=120.0, phase_timeout=60.0,
+        model=EMBEDDED, rounds=rounds, lora=LORA, training=training, join_timeout=120.0, phase_timeout=60.0,
         traffic=str(out / "run" / "traffic"),
     )  # fmt: skip
 
@@ -164,21 +170,29 @@ def _federate(plan: Plan, group: Children, view: View, sites: Sequence[str], out
     shutil.copytree(out / "sites" / sites[0] / "adapter", out / "adapter", dirs_exist_ok=True)
 
 
-def _judge(group: Children, out: Path, sites: Sequence[str]) -> dict[str, Any]:
+def _judge(group: Children, plan: Plan, sites: Sequence[str]) -> dict[str, Any]:
     """Runs the comparisons as processes, as many at a time as there are cores."""
-    data, results = str(out / "data"), out / "judged"
+    out = Path(plan.out)
+    results, settings = out / "judged", out / "settings.json"
     results.mkdir()
-    tasks = {f"alone-{site}": ["alone", "--site", site] for site in sites}
+    settings.write_text(json.dumps({"lora": plan.lora.to_plain(), "training": plan.training.to_plain()}) + "\n")
+    common = ["--data", str(out / "data"), "--settings", str(settings)]
+    tasks = {f"alone-{site}": ["alone", "--site", site, "--rounds", str(plan.rounds)] for site in sites}
     tasks["federated"] = ["federated", "--adapter", str(out / "adapter")]
 
     def judge(name: str) -> dict[str, Any]:
         file = results / f"{name}.json"
-        group.start(f"judge-{name}", "-m", "fedclient.demo.evaluate", *tasks[name], "--data", data, "--out", str(file))
+        group.start(f"judge-{name}", "-m", "fedclient.demo.evaluate", *tasks[name], *common, "--out", str(file))
         group.wait(f"judge-{name}")
         return dict(json.loads(file.read_text(encoding="utf-8")))
 
     with ThreadPoolExecutor(max(1, os.cpu_count() or 1)) as pool:
-        found = dict(zip(tasks, pool.map(judge, tasks), strict=True))
+        try:
+            found = dict(zip(tasks, pool.map(judge, tasks), strict=True))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            group.stop()  # or the pool would wait for children that nobody wants any more
+            raise
     alone = {site: found[f"alone-{site}"]["alone"][site] for site in sites}
     return found["federated"] | {"alone": alone}
 
@@ -194,8 +208,9 @@ def _show(summary: dict[str, Any], judged: dict[str, Any], out: Path) -> None:
     console.print(f"{text['prompt']}[{text['continuation']}]\n", markup=False)
     seconds = summary["seconds"]
     console.print(
-        f"training {seconds['train']:.1f} s, protocol {seconds['protocol']:.1f} s of {seconds['total']:.1f} s; "
-        f"{summary['bytes_up_per_param']:.2f} bytes up per parameter and round\n"
+        f"{seconds['total']:.0f} s in all: the session {seconds['session']:.0f} s, of which training "
+        f"{seconds['train']:.1f} s and protocol {seconds['protocol']:.1f} s; the rest is the comparison\n"
+        f"{summary['bytes_up_per_param']:.2f} bytes up per parameter, site and round\n"
         f"adapter: {out / 'adapter'}\nsummary: {out / 'summary.json'}", markup=False,
     )  # fmt: skip
 

@@ -127,11 +127,16 @@ def session_numbers(plan: Plan, sites: int) -> tuple[Thresholds, int]:
     """The thresholds and the lane width for this many sites. Raises ServerError if none fit."""
     colluders, dropouts = (None if each < 0 else each for each in (plan.colluders, plan.dropouts))
     try:
-        numbers = plan_thresholds(sites, colluders, dropouts, plan.min_sites)
-        return numbers, headroom(plan.bits, sites, plan.weight_cap)
+        numbers = plan_thresholds(sites, colluders, dropouts)
+        lanes = headroom(plan.bits, sites, plan.weight_cap)
     except Misuse as error:
-        remedy = "change --min-sites, --colluders, --dropouts, --bits or --weight-cap"
-        raise ServerError(str(error), remedy) from error
+        raise ServerError(str(error), "change --colluders, --dropouts, --bits or --weight-cap") from error
+    if plan.min_sites and not numbers.least_survivors <= plan.min_sites <= sites:
+        raise ServerError(
+            f"--min-sites {plan.min_sites} is not in {numbers.least_survivors}..{sites}",
+            "fewer sites than that cannot finish a round; choose another --min-sites",
+        )
+    return numbers, lanes
 
 
 def first_range_of(plan: Plan) -> int:

@@ -25,8 +25,11 @@ from secagg.session import Packet
 FIRST_POLL_S: Final = 0.05
 POLL_GROWTH: Final = 1.3
 SLOWEST_POLL_S: Final = 0.5
-LOOK_S: Final = 0.005  # between two looks at the traffic, which cost microseconds
+LOOK_S: Final = 0.005  # between two looks at the traffic
+LOOK_GROWTH: Final = 1.02
+SLOWEST_LOOK_S: Final = 0.05  # after two quiet seconds, as while sites train
 UNSEEN_POLL_S: Final = 1.0  # a poll that no traffic called for: a site that went away uploads nothing
+SLOWEST_UNSEEN_S: Final = 10.0
 LEAST_GAP_S: Final = 0.01  # between two polls, over all sites
 GONE_CODES: Final = frozenset({3, 4, 5})  # flwr.app.Error.code: no such message, no reply, node not connected
 
@@ -66,6 +69,7 @@ def exchange(
         )
         for site, packet in requests
     }
+    seen = 0 if traffic is None else traffic.read().ended
     pushed = {message_id for message_id in grid.push_messages(list(messages.values())) if message_id}
     if traffic is not None:
         traffic.announce_requests()
@@ -74,21 +78,24 @@ def exchange(
     for site in [site for site, message_id in waiting.items() if message_id not in pushed]:
         del waiting[site]
         yield site, SiteRefusal("gone")
-    for site, replies in _arrivals(grid, waiting, deadline, traffic):
+    bell = None if traffic is None else _Bell(traffic, seen)
+    for site, replies in _arrivals(grid, waiting, deadline, bell):
         answer = _read(site, nodes[site], replies, max_words)
         if answer is not None:
             yield site, answer
 
 
 def _arrivals(
-    grid: Grid, waiting: Mapping[str, str], deadline: float, traffic: Traffic | None
+    grid: Grid, waiting: Mapping[str, str], deadline: float, bell: _Bell | None
 ) -> Iterator[tuple[str, list[Message]]]:
     """What Flower returns for each site's message id, as it returns it. Raises what a pull raised."""
     arrived: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
     over = threading.Event()
     least_s = LEAST_GAP_S * len(waiting)
+    if bell is not None and waiting:
+        threading.Thread(target=bell.watch, name="exchange-traffic", daemon=True).start()
     for site, message_id in waiting.items():
-        pauses = _by_clock(least_s, over) if traffic is None else _by_traffic(least_s, over, traffic)
+        pauses = _by_clock(least_s, over) if bell is None else bell.pauses(least_s)
         arguments = (grid, (site, message_id), pauses, arrived)
         threading.Thread(target=_watch, args=arguments, name=f"exchange-{site}", daemon=True).start()
     try:
@@ -102,6 +109,8 @@ def _arrivals(
             yield site, replies
     finally:
         over.set()
+        if bell is not None:
+            bell.stop()
 
 
 def _watch(grid: Grid, asked: tuple[str, str], pauses: Iterator[None], arrived: queue.SimpleQueue[_Arrival]) -> None:
@@ -124,14 +133,51 @@ def _by_clock(least_s: float, over: threading.Event) -> Iterator[None]:
         pause = min(pause * POLL_GROWTH, SLOWEST_POLL_S)
 
 
-def _by_traffic(least_s: float, over: threading.Event, traffic: Traffic) -> Iterator[None]:
-    """A pause until something was uploaded and the line is quiet; UNSEEN_POLL_S at most."""
-    seen, asked_at = traffic.read().ended, time.monotonic()
-    while not over.wait(LOOK_S):
-        now, reading = time.monotonic() - asked_at, traffic.read()
-        if now >= least_s and ((reading.ended != seen and reading.is_quiet) or now >= UNSEEN_POLL_S):
+class _Bell:
+    """Wakes the threads that wait for uploads: one looks at the traffic, however many wait."""
+
+    def __init__(self, traffic: Traffic, seen: int) -> None:
+        self._traffic, self._seen = traffic, seen
+        self._rung = threading.Condition()
+        self._rings, self._is_over = 0, threading.Event()
+
+    def watch(self) -> None:
+        """Rings when something was uploaded and the line is quiet, or has not been quiet for UNSEEN_POLL_S."""
+        before, look_s, rang_at = self._traffic.read(), LOOK_S, time.monotonic()
+        while not self._is_over.wait(look_s):
+            now = self._traffic.read()
+            look_s = LOOK_S if now != before or now.ended != self._seen else min(look_s * LOOK_GROWTH, SLOWEST_LOOK_S)
+            before = now
+            if now.ended != self._seen and (now.is_quiet or time.monotonic() - rang_at >= UNSEEN_POLL_S):
+                self._seen, rang_at = now.ended, time.monotonic()
+                self._ring()
+
+    def pauses(self, least_s: float) -> Iterator[None]:
+        """One site's pauses: until the next ring, or, while there is none, ever longer ones."""
+        heard, longest_s = 0, UNSEEN_POLL_S
+        while not self._is_over.wait(least_s):
+            rings = self._wait(heard, max(0.0, longest_s - least_s))
+            if self._is_over.is_set():
+                return
+            longest_s = UNSEEN_POLL_S if rings != heard else min(longest_s * POLL_GROWTH, SLOWEST_UNSEEN_S)
+            heard = rings
             yield
-            seen, asked_at = reading.ended, time.monotonic()
+
+    def stop(self) -> None:
+        """Ends every pause and the watch."""
+        self._is_over.set()
+        self._ring()
+
+    def _wait(self, heard: int, timeout_s: float) -> int:
+        """How often it has rung, once that is more than `heard` or the time is up."""
+        with self._rung:
+            self._rung.wait_for(lambda: self._rings != heard, timeout_s)
+            return self._rings
+
+    def _ring(self) -> None:
+        with self._rung:
+            self._rings += 1
+            self._rung.notify_all()
 
 
 def _read(site: str, node: int, replies: list[Message], max_words: int) -> Answer | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 import numpy as np
 
-from fedclient.packets import SiteRefusal
+from fedclient.packets import MAX_PACKETS, SiteRefusal
 from fedserver.checkpoint import Checkpoint
 from fedserver.enrolment import Enrolment
 from fedserver.journal import Journal
@@ -19,14 +20,17 @@ from fedserver.round import Account, drive, size_of
 from secagg.chain import Position
 from secagg.config import Manifest, RoundContext
 from secagg.enrol import AttemptRef, Finish, Ready, RoundStart, require_from
-from secagg.errors import Sealed, SecAggError
+from secagg.errors import FaultySite, Refused, Sealed, SecAggError, TooFewSites
 from secagg.identity import Roster, ServerKeys
 from secagg.initial import initial_adapter
 from secagg.schemes import scheme_named
 from secagg.session import Aggregate, Mean, Packet
 from secagg.vector import Layout, Vector
 
-GATHER_POLL_S = 0.2
+GATHER_POLL_S: Final = 0.2
+ANOTHER_ADAPTER: Final = "another-adapter"  # in the journal only: a site computed another adapter than the rest
+
+Past = Mapping[int, tuple[int, Packet]]  # round -> attempt in which its aggregate was made, the aggregate
 
 
 @dataclass
@@ -35,7 +39,6 @@ class Result:
 
     rounds: int
     layout: Layout
-    adapter_config: str
     adapter: Vector | None = field(repr=False)
 
 
@@ -55,7 +58,7 @@ class Federation:
     def run(self) -> Result:
         """Runs the session to its last round. Raises ServerError."""
         manifest = self._checkpoint.manifest()
-        self._gather(self._least_to_begin(manifest))
+        self._gather(*self._expected(manifest))
         if manifest is None:
             manifest = self._enrolment.propose(self._link.sites())
             self._checkpoint.save_manifest(manifest)
@@ -67,23 +70,31 @@ class Federation:
         card = self._enrolment.card
         if card is None:
             raise ServerError("no site described its adapter", "start the sites, then fedserver --resume")
-        return Result(manifest.rounds, card.layout(), card.adapter_config, self._adapter)
+        return Result(manifest.rounds, card.layout(), self._adapter)
 
     # ------------------------------------------------------------------ sites come and go
 
-    def _least_to_begin(self, manifest: Manifest | None) -> int:
+    def _expected(self, manifest: Manifest | None) -> tuple[int, int]:
+        """How many sites to wait for, and how many will do when the time is up."""
         sites = self._enrolment.current_sites() if manifest is None else manifest.sites
-        return self._plan.min_sites or len(sites)
+        wanted = self._plan.min_sites or len(sites)
+        return wanted, wanted if manifest is None else min(wanted, self._least(manifest))
 
-    def _gather(self, least: int) -> None:
-        """Waits until enough sites are there. Raises ServerError at the deadline."""
+    def _least(self, manifest: Manifest) -> int:
+        """The fewest sites to go on with; when all rounds are done, one that wants the result."""
+        return 1 if self._checkpoint.rounds() >= manifest.rounds else manifest.least_survivors
+
+    def _gather(self, wanted: int, least: int) -> None:
+        """Waits for `wanted` sites; when the time is up, `least` will do. Raises ServerError."""
         expected, deadline = set(self._enrolment.current_sites()), time.monotonic() + self._plan.join_timeout
-        self._journal.write("waiting", expected=sorted(expected), least=least)
+        self._journal.write("waiting", expected=sorted(expected), least=wanted)
         seen: set[str] = set()
-        while len(here := self._link.sites() & expected) < least:
+        while len(here := self._link.sites() & expected) < wanted:
             for site in sorted(here - seen):
                 self._journal.write("connected", site=site)
             seen |= here
+            if time.monotonic() > deadline and len(here) >= least:
+                break
             if time.monotonic() > deadline:
                 missing = ", ".join(sorted(expected - here))
                 raise ServerError(
@@ -98,9 +109,9 @@ class Federation:
         """Asks the sites that have not agreed yet, or came back, for their consent and their position."""
         strangers = (self._link.sites() & set(manifest.sites)) - set(self._positions)
         self._positions |= self._enrolment.consent(manifest, strangers)
-        if len(self._positions) < manifest.least_survivors:
+        if len(self._positions) < self._least(manifest):
             raise ServerError(
-                f"{len(self._positions)} sites agreed to the session, it needs {manifest.least_survivors}",
+                f"{len(self._positions)} sites agreed to the session, it needs {self._least(manifest)}",
                 "read each site's own message, and start the session again",
             )
 
@@ -109,9 +120,13 @@ class Federation:
         self._adapter = initial_adapter(self._enrolment.layout(manifest), manifest.nonce)
         position = Position.start(manifest)
         for round_ in range(1, self._checkpoint.rounds() + 1):
-            header = position.header(manifest, self._checkpoint.attempt(round_))
-            context = RoundContext(manifest, self._roster, header)
-            position = self._apply(context, self._checkpoint.aggregate(round_), position)[1]
+            try:
+                header = position.header(manifest, self._checkpoint.attempt(round_))
+                context = RoundContext(manifest, self._roster, header)
+                position = self._apply(context, self._checkpoint.aggregate(round_), position)[1]
+            except (SecAggError, OSError, ValueError, KeyError):
+                problem = f"the checkpoint of round {round_} is damaged"
+                raise ServerError(problem, "restore it, or begin a new session with another --out") from None
         if self._checkpoint.rounds():
             self._journal.write("resumed", rounds=self._checkpoint.rounds())
 
@@ -134,7 +149,7 @@ class Federation:
         why: list[str] = []
         for attempt in range(self._plan.attempts):
             if attempt:
-                self._gather(manifest.least_survivors)
+                self._gather(manifest.least_survivors, manifest.least_survivors)
             self._journal.write("round", round=round_, rounds=manifest.rounds)
             train_started, account = time.monotonic(), Account()
             try:
@@ -143,9 +158,11 @@ class Federation:
                 context, aggregate = self._attempt(manifest, position, cohort, account)
             except SecAggError as error:
                 why.append(self._void(round_, error, account))
+                self._require_hope(manifest, round_, account)
                 continue
+            mean = self._open(context, aggregate)
             self._checkpoint.save_round(round_, context.header.attempt, aggregate)
-            self._report(context, aggregate, account, train_s, time.monotonic() - started)
+            self._report(context, aggregate, mean, account, train_s, time.monotonic() - started)
             return
         raise ServerError(
             f"round {round_} is void after {len(why)} attempts: {why[-1]}",
@@ -155,54 +172,69 @@ class Federation:
     def _start(self, manifest: Manifest, round_: int, account: Account) -> tuple[Position, list[str]]:
         """Has the sites train; gives where they stand and which of them hold an update."""
         self._admit(manifest)
-        here = sorted(self._link.sites() & set(self._positions))
-        requests = {site: self._start_packets(manifest, round_, self._positions[site]) for site in here}
-        self._journal.write("training", round=round_, asked=here)
-        account.add("start", down=sum(size_of(each) for packets in requests.values() for each in packets))
+        here = self._link.sites() & set(self._positions)
+        self._journal.write("training", round=round_, asked=sorted(here))
         ready = set()
-        for site, answer in self._link.ask("start", requests, self._plan.train_timeout):
-            if self._is_ready(manifest, round_, site, answer, account):
+        for site in self._asked_to_start(manifest, round_, here, account):
+            if self._positions[site].round == round_ - 1:
                 ready.add(site)
-        return self._agreed(round_, ready)
+                self._journal.write("ready", round=round_, site=site)
+            else:
+                account.faulty[site] = "behind"
+                self._journal.write("behind", round=round_, site=site)
+        for site in set(manifest.sites) - ready - set(account.refused) - set(account.faulty):
+            account.silent[site] = "train"
+        return self._agreed(manifest, round_, ready, account)
 
-    def _start_packets(self, manifest: Manifest, round_: int, position: Position) -> Sequence[Packet]:
-        attempts, aggregates = self._since(position, round_)
-        return [Packet(RoundStart(manifest.digest(), round_, attempts).encode()), *aggregates]
+    def _asked_to_start(self, manifest: Manifest, round_: int, sites: Set[str], account: Account) -> Iterator[str]:
+        """Sends the start of a round, with the aggregates each site lacks; gives the sites whose position is known."""
+        requests = {}
+        past = self._past(sites, round_)
+        for site in sorted(sites):
+            position = self._positions[site]
+            nearer = min(round_, position.round + MAX_PACKETS)  # as far as one message can bring it
+            attempts, aggregates = _since(position, nearer, past)
+            requests[site] = [Packet(RoundStart(manifest.digest(), nearer, attempts).encode()), *aggregates]
+        account.add("start", down=sum(size_of(each) for packets in requests.values() for each in packets))
+        for site, answer in self._link.ask("start", requests, self._plan.train_timeout):
+            if self._is_placed(manifest, site, answer, "train", round_, account):
+                yield site
 
-    def _since(self, position: Position, before: int) -> tuple[tuple[int, ...], list[Packet]]:
-        """The aggregates a site at `position` lacks, and the attempts in which they were made."""
-        missed = range(position.round + 1, before)
-        attempts = tuple(self._checkpoint.attempt(each) for each in missed)
-        return attempts, [self._checkpoint.aggregate(each) for each in missed]
+    def _past(self, sites: Iterable[str], before: int) -> Past:
+        """Attempt and aggregate of every finished round that one of these sites lacks, each read once."""
+        stood = {self._positions[site].round for site in sites}
+        wanted = sorted({each for at in stood for each in range(at + 1, min(before, at + MAX_PACKETS))})
+        return {each: (self._checkpoint.attempt(each), self._checkpoint.aggregate(each)) for each in wanted}
 
-    def _is_ready(
-        self, manifest: Manifest, round_: int, site: str, answer: Packet | SiteRefusal, account: Account
+    def _is_placed(
+        self, manifest: Manifest, site: str, answer: Packet | SiteRefusal, phase: str, round_: int, account: Account
     ) -> bool:
-        """Notes a site's answer; whether it holds an update for the round."""
+        """Notes where a site says it stands; false if it refused, or its word is worth nothing."""
         if isinstance(answer, SiteRefusal):
             account.refused[site] = answer.code
-            self._journal.write("refused", round=round_, phase="train", site=site, code=answer.code, blames=answer.site)
+            self._journal.write("refused", round=round_, phase=phase, site=site, code=answer.code, blames=answer.site)
             return False
         try:
             ready = require_from(self._roster, site, Ready.decode(answer.head))
+            if ready.position.session != manifest.digest():
+                raise FaultySite(site, "it stands in another session")
         except SecAggError as error:
-            self._journal.write("fault", round=round_, phase="train", site=site, code=error.code)
-            return False
-        if ready.position.session != manifest.digest():
+            account.faulty[site] = error.code
+            self._journal.write("fault", round=round_, phase=phase, site=site, code=error.code)
             return False
         self._positions[site] = ready.position
         account.add("start", up=size_of(answer))
-        self._journal.write("ready", round=round_, site=site)
-        return ready.position.round == round_ - 1
+        return True
 
-    def _agreed(self, round_: int, ready: set[str]) -> tuple[Position, list[str]]:
-        """The position that most ready sites share, and those sites. Raises ServerError if none is ready."""
+    def _agreed(self, manifest: Manifest, round_: int, ready: set[str], account: Account) -> tuple[Position, list[str]]:
+        """The position that most ready sites share, and those sites. Raises TooFewSites if none is ready."""
         at_round = {site: self._positions[site] for site in sorted(ready)}
         if not at_round:
-            raise ServerError("no site is ready for the round", "read each site's own message, then --resume")
+            raise TooFewSites(0, manifest.least_survivors)
         position, _ = Counter(at_round.values()).most_common(1)[0]
         for site in sorted(site for site, each in at_round.items() if each != position):
-            self._journal.write("fault", round=round_, phase="train", site=site, code="another-adapter")
+            account.faulty[site] = ANOTHER_ADAPTER
+            self._journal.write("fault", round=round_, phase="train", site=site, code=ANOTHER_ADAPTER)
         return position, sorted(site for site, each in at_round.items() if each == position)
 
     def _attempt(
@@ -217,18 +249,38 @@ class Federation:
         return replace(context, cohort=()), aggregate
 
     def _void(self, round_: int, error: SecAggError, account: Account) -> str:
-        out = sorted({**account.silent, **account.refused})
-        why = f"{error}; " + (f"without an answer: {', '.join(out)}" if out else "no site is to blame")
+        why = f"{error}; missing: {account.missing()}"
         self._journal.write("void", round=round_, why=why, code=error.code, refused=account.refused)
         return why
 
-    def _report(
-        self, context: RoundContext, aggregate: Aggregate, account: Account, train_s: float, total_s: float
-    ) -> None:
-        manifest, round_ = context.manifest, context.header.round
+    def _require_hope(self, manifest: Manifest, round_: int, account: Account) -> None:
+        """Raises ServerError if so many sites will not change their mind that no attempt can succeed."""
+        firm = sorted(site for site, code in account.refused.items() if code == Refused.code)
+        if len(manifest.sites) - len(firm) < manifest.least_survivors:
+            raise ServerError(
+                f"round {round_} cannot be tried again: {', '.join(firm)} refuse it (unmask shares of an earlier "
+                "attempt have left them, they are past it, or their policy forbids it)",
+                "read those sites' own messages, and begin a new session with another --out",
+            )
+
+    def _open(self, context: RoundContext, aggregate: Aggregate) -> Mean | None:
+        """What the round added to the running adapter. Raises ServerError for a sum that no site would accept."""
         header = context.header
-        before = Position(header.session, round_ - 1, header.adapter, header.previous, header.range_q40)
-        mean, _ = self._apply(context, aggregate.payload, before)
+        before = Position(header.session, header.round - 1, header.adapter, header.previous, header.range_q40)
+        try:
+            return self._apply(context, aggregate.payload, before)[0]
+        except SecAggError as error:
+            raise ServerError(
+                f"the sum of round {header.round} is no sum of updates ({error}): one of "
+                f"{', '.join(aggregate.contributors)} sent something else, and the masks hide which",
+                "begin a new session with another --out, with sites that you trust",
+            ) from None
+
+    def _report(
+        self, context: RoundContext, aggregate: Aggregate, mean: Mean | None, account: Account, train_s: float,
+        total_s: float,
+    ) -> None:  # fmt: skip
+        manifest, round_ = context.manifest, context.header.round
         dropped = sorted(set(manifest.sites) - set(aggregate.contributors))
         self._journal.write(
             "aggregated", round=round_, attempt=context.header.attempt, contributors=list(aggregate.contributors),
@@ -241,17 +293,35 @@ class Federation:
 
     def _finish(self, manifest: Manifest) -> None:
         self._admit(manifest)
-        requests = {}
-        for site in sorted(self._link.sites() & set(self._positions)):
-            attempts, aggregates = self._since(self._positions[site], manifest.rounds + 1)
+        here, account, after = self._link.sites() & set(self._positions), Account(), manifest.rounds + 1
+        while far := {site for site in here if self._positions[site].round + MAX_PACKETS < after}:
+            stood = {site: self._positions[site].round for site in far}
+            answered = self._asked_to_start(manifest, manifest.rounds, far, account)
+            here = (here - far) | {site for site in answered if self._positions[site].round > stood[site]}
+        requests, past = {}, self._past(here, after)
+        for site in sorted(here):
+            attempts, aggregates = _since(self._positions[site], after, past)
             requests[site] = [Packet(Finish(manifest.digest(), manifest.rounds, attempts).encode()), *aggregates]
         saved = []
         for site, answer in self._link.ask("finish", requests, self._plan.train_timeout):
-            if isinstance(answer, SiteRefusal):
-                self._journal.write("refused", phase="finish", site=site, code=answer.code, blames=answer.site)
-            else:
+            if not self._is_placed(manifest, site, answer, "finish", manifest.rounds, account):
+                continue
+            if self._has_result(manifest, self._positions[site]):
                 saved.append(site)
+            else:
+                self._journal.write("fault", phase="finish", site=site, code=ANOTHER_ADAPTER)
         self._journal.write("finished", rounds=manifest.rounds, saved_at=sorted(saved))
+
+    def _has_result(self, manifest: Manifest, position: Position) -> bool:
+        """Whether a site ended with the server's adapter, as far as the server may know it."""
+        own = self._enrolment.adapter_digest(manifest, self._adapter)
+        return position.round == manifest.rounds and (self._adapter is None or position.adapter == own)
+
+
+def _since(position: Position, before: int, past: Past) -> tuple[tuple[int, ...], list[Packet]]:
+    """The aggregates a site at `position` lacks, and the attempts in which they were made."""
+    missed = [past[each] for each in range(position.round + 1, before)]
+    return tuple(attempt for attempt, _ in missed), [aggregate for _, aggregate in missed]
 
 
 def _plain(mean: Mean) -> Mapping[str, float | int]:

@@ -7,7 +7,6 @@ reaches that port can register node keys and start runs. So the SuperLink stays 
 from __future__ import annotations
 
 import asyncio
-import re
 import socket
 import ssl
 import threading
@@ -26,17 +25,20 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-# matched against the raw path, so that %2e, //, .., a query or a trailing slash never pass
-METHOD_OF_PATH: Final = (
-    (re.compile(rb"/v1/fleet/[a-z]+(?:-[a-z]+)*"), "POST"),
-    (re.compile(rb"/health"), "GET"),
-)
+# What a site's agent or a stock SuperNode needs, compared with the raw path, so that %2e, //, .., a query or a
+# trailing slash never pass. No register-node: keys come from the roster.
+FLEET_CALLS: Final = (
+    b"activate-node deactivate-node send-node-heartbeat pull-messages push-messages pull-object push-object "
+    b"confirm-message-received get-run get-fab"
+).split()
+METHOD_OF_PATH: Final = {b"/v1/fleet/" + call: "POST" for call in FLEET_CALLS} | {b"/health": "GET"}
 UPLOADS: Final = b"/v1/fleet/push-"
 POLL: Final = b"/v1/fleet/pull-messages"
 NODE_KEY: Final = b"flwr-public-key"
 HOLD_S: Final = 1.0
 LOOK_S: Final = 0.005
 MAX_BODY_BYTES: Final = 64 << 20  # one object: Flower cuts an Array into pieces of 5 MiB
+BODY_S: Final = 120.0  # for a whole body, so that nobody holds a connection with a byte now and then
 MAX_CONNECTIONS: Final = 512
 KEEP_ALIVE_S: Final = 75
 UPSTREAM_TIMEOUT_S: Final = 120.0
@@ -71,10 +73,11 @@ class FleetOnly:
         *,
         traffic: Traffic | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
+        body_s: float = BODY_S,
     ) -> None:
         self._upstream = upstream
         self._traffic = traffic
-        self._max_body_bytes = max_body_bytes
+        self._max_body_bytes, self._body_s = max_body_bytes, body_s
         self._polled: dict[bytes, int] = {}  # node key -> how often the server had pushed at its last poll
         self._held = 0
         self._client = httpx.AsyncClient(
@@ -105,10 +108,9 @@ class FleetOnly:
     def _refusal(self, scope: Scope) -> int | None:
         """The HTTP status to refuse with, or None if the request may pass."""
         path = scope.get("raw_path") or b""
-        methods = [method for pattern, method in METHOD_OF_PATH if pattern.fullmatch(path)]
-        if not methods or scope["query_string"]:
+        if path not in METHOD_OF_PATH or scope["query_string"]:
             return 404
-        if scope["method"] not in methods:
+        if scope["method"] != METHOD_OF_PATH[path]:
             return 405
         length = _content_length(scope)
         return 413 if length is not None and length > self._max_body_bytes else None
@@ -160,6 +162,8 @@ class FleetOnly:
             response = await self._client.send(request, stream=True)
         except _TooLarge:
             return 413
+        except _TooSlow:
+            return 408
         except _Gone:
             return None
         except httpx.TransportError:
@@ -171,9 +175,9 @@ class FleetOnly:
         return None
 
     async def _body(self, receive: Receive) -> AsyncIterator[bytes]:
-        taken, more = 0, True
+        taken, more, deadline = 0, True, asyncio.get_running_loop().time() + self._body_s
         while more:
-            part = await receive()
+            part = await _before(deadline, receive)
             if part["type"] == "http.disconnect":
                 raise _Gone
             chunk, more = part.get("body", b""), part.get("more_body", False)
@@ -275,6 +279,10 @@ class _TooLarge(Exception):
     """The request's body is over the limit."""
 
 
+class _TooSlow(Exception):
+    """The request's body did not come in time."""
+
+
 class _Gone(Exception):
     """The client left in the middle of its request."""
 
@@ -284,6 +292,14 @@ def _content_length(scope: Scope) -> int | None:
         if name == b"content-length" and value.isdigit():
             return int(value)
     return None
+
+
+async def _before(deadline: float, receive: Receive) -> MutableMapping[str, Any]:
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await receive()
+    except TimeoutError as error:
+        raise _TooSlow from error
 
 
 async def _pass_back(response: httpx.Response, send: Send) -> None:
@@ -296,5 +312,8 @@ async def _pass_back(response: httpx.Response, send: Send) -> None:
 
 
 async def _answer(send: Send, status: int) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
+    headers = [(b"content-length", b"0")]
+    if status == httpx.codes.REQUEST_TIMEOUT:
+        headers.append((b"connection", b"close"))  # else the rest of the body would be waited for
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": b""})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 from flwr.serverapp import Grid
@@ -16,7 +17,10 @@ from secagg.errors import SecAggError
 from secagg.identity import Roster
 from secagg.session import Packet
 
-HELLO_S: Final = 30.0
+FIRST_HELLO_S: Final = 30.0  # while nobody has answered: the simulation engine takes its time to start
+HELLO_S: Final = 5.0
+SILENCE_S: Final = 2.0  # before a node that did not say who it is gets asked again; doubles each time
+LONGEST_SILENCE_S: Final = 60.0
 Answer = Packet | SiteRefusal
 
 
@@ -35,25 +39,44 @@ class Link(Protocol):
 class FlowerLink:
     """A link over Flower's Grid; works on a SuperLink and on the simulation engine."""
 
-    def __init__(self, grid: Grid, roster: Roster, traffic: Traffic | None = None) -> None:
-        self._grid, self._roster, self._traffic = grid, roster, traffic
+    def __init__(
+        self,
+        grid: Grid,
+        roster: Roster,
+        traffic: Traffic | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._grid, self._roster, self._traffic, self._clock = grid, roster, traffic, clock
         self._nodes: dict[str, int] = {}
+        self._mute: dict[int, tuple[float, float]] = {}  # node -> when to ask it again, the pause after that
 
     def sites(self) -> frozenset[str]:
         """The sites behind the nodes that are online."""
         online = set(self._grid.get_node_ids())
+        self._mute = {node: due for node, due in self._mute.items() if node in online}
+        now = self._clock()
         strangers = online - set(self._nodes.values())
+        strangers -= {node for node, (again_at, _) in self._mute.items() if now < again_at}
         if strangers:
             self._greet(strangers)
+            self._silence(strangers - set(self._nodes.values()))
         return frozenset(site for site, node in self._nodes.items() if node in online)
+
+    def _silence(self, nodes: set[int]) -> None:
+        """Leaves nodes that did not prove who they are alone for a while, so that they stall nobody."""
+        now = self._clock()
+        for node in nodes:
+            _, pause = self._mute.get(node, (0.0, SILENCE_S))
+            self._mute[node] = now + pause, min(2 * pause, LONGEST_SILENCE_S)
 
     def _greet(self, nodes: set[int]) -> None:
         """Asks new nodes who they are; Flower's node ids are routing, not identity."""
         nonce = os.urandom(32)
         request = encode_packets([Packet(Hello(nonce).encode())])
         named = {str(node): node for node in nodes}
+        timeout_s = HELLO_S if self._nodes else FIRST_HELLO_S
         answers = exchange(
-            self._grid, named, [(name, request) for name in named], "query.hello", HELLO_S,
+            self._grid, named, [(name, request) for name in named], "query.hello", timeout_s,
             max_words=0, traffic=self._traffic,
         )  # fmt: skip
         for name, answer in answers:

@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from fedclient.settings import LocalError, LoraSettings, TrainingSettings
+from secagg.config import MAX_ROUNDS
+from secagg.wire import MAX_SITES
+
+MOST_WEIGHT: Final = 1 << 20
+MOST_MODEL: Final = 512  # bytes of a setting in the manifest
+MONTH_S: Final = 31 * 86_400.0
 
 
 class ServerError(LocalError):
@@ -21,6 +27,7 @@ class Plan:
     """One federation. Times are seconds; paths are absolute.
 
     min_sites: fewest sites to begin with; 0 = all. colluders, dropouts: -1 = chosen from the number of sites.
+    listen: HOST:PORT of the first start.
     first_range: 0 = from the learning rate and the steps.
     """
 
@@ -45,7 +52,24 @@ class Plan:
     train_timeout: float = 3600.0
     phase_timeout: float = 60.0
     attempts: int = 3
+    listen: str = "127.0.0.1:8443"
     traffic: str = ""
+
+    def __post_init__(self) -> None:
+        """Raises ServerError for a number that no session can have."""
+        limits = {
+            "rounds": (1, MAX_ROUNDS), "min_sites": (0, MAX_SITES), "colluders": (-1, MAX_SITES),
+            "dropouts": (-1, MAX_SITES), "bits": (4, 20), "weight_cap": (1, MOST_WEIGHT),
+            "examples_per_weight": (0, MOST_WEIGHT), "clip_norm": (0.0, 2.0**31), "first_range": (0.0, 4096.0),
+            "join_timeout": (0.0, MONTH_S), "train_timeout": (0.0, MONTH_S), "phase_timeout": (0.0, MONTH_S),
+            "attempts": (1, 100),
+        }  # fmt: skip
+        for name, (least, most) in limits.items():
+            if not least <= getattr(self, name) <= most:  # nor if it is NaN
+                option = "--" + name.replace("_", "-")
+                raise ServerError(f"{option} lies outside {least}..{most}", f"choose another {option}")
+        if not 1 <= len(self.model.encode()) <= MOST_MODEL:
+            raise ServerError(f"--model is empty or longer than {MOST_MODEL} bytes", "name the model by hub id or path")
 
     def settings(self) -> dict[str, str]:
         """The options that all sites must agree on, as texts, as they stand in the manifest."""
@@ -67,5 +91,7 @@ class Plan:
             plain["lora"] = LoraSettings.from_plain(plain["lora"])
             plain["training"] = TrainingSettings.from_plain(plain["training"])
             return cls(**plain)
+        except ServerError:
+            raise
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ServerError(f"{path} is not a plan: {error}", "start fedserver without --resume") from None

@@ -10,9 +10,7 @@ from fedserver.app import EVENTS
 from fedserver.journal import events_named
 
 
-def summarise(
-    out: Path, scheme: str, sites: Sequence[str], judged: dict[str, Any], seconds_total: float
-) -> dict[str, Any]:
+def summarise(out: Path, scheme: str, sites: Sequence[str], judged: dict[str, Any]) -> dict[str, Any]:
     """What the demo's summary.json holds. judged: perplexities of `fedclient.demo.evaluate`, by adapter."""
     rounds = list(events_named(out / EVENTS, "aggregated"))
     protocol = sum(sum(each["seconds"].values()) for each in rounds)
@@ -34,7 +32,6 @@ def summarise(
         "seconds": {
             "train": round(sum(each["seconds_train"] for each in rounds), 2),
             "protocol": round(protocol, 2),
-            "total": round(seconds_total, 2),
         },
         "phases": phases(rounds),
         "took_part": [each["contributors"] for each in rounds],

@@ -23,10 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
-
 from fedserver.control import CommandFailed, Control
+from keys.nodekey import openssh_node_key
 
 HOST: Final = "127.0.0.1"
 CONNECTION: Final = "fedserver"  # the name of our SuperLink in the private FLWR_HOME's config.toml
@@ -93,8 +91,8 @@ class SuperLink:
     """A running SuperLink and its SuperExec, from enter to exit.
 
     work: a folder of our own for FLWR_HOME, logs and the generated app; made if missing, mode 0700.
-    database: SQLite file for Flower's state; None keeps it in memory, which is enough for one run.
-    pythonpath: folders from which the ServerApp may also be imported. environment: more variables for it.
+    Flower's state stays in memory, which is enough for one run.
+    pythonpath: folders from which the ServerApp may also be imported.
     Enter it in the main thread: the kernel ends the children when the thread that started them ends. Turn
     SIGTERM into SystemExit, so that the exit runs.
     """
@@ -104,18 +102,14 @@ class SuperLink:
         work: Path,
         tls: InternalTls,
         *,
-        database: Path | None = None,
         pythonpath: Sequence[Path] = (),
-        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.work = work.resolve()
         self._tls = tls
-        self._database = database
         self._port = _free_port()
-        self._env = _environment(self.work, pythonpath, environment or {})
+        self._env = _environment(self.work, pythonpath)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._control: Control | None = None
-        self._site_of: dict[int, str] = {}
 
     @property
     def address(self) -> str:
@@ -141,20 +135,17 @@ class SuperLink:
         self.stop()
 
     def register(self, node_keys: Mapping[str, bytes]) -> dict[str, int]:
-        """The node id of each site, registered now unless the database already holds its key.
+        """The node id of each site, registered now.
 
         node_keys: site name -> P-384 public key, DER SubjectPublicKeyInfo.
         """
-        known = self._known_nodes()
-        for site, key in node_keys.items():
-            if key.hex() not in known:
-                file = self.work / "node.pub"
-                file.write_bytes(_openssh(key))
-                answer = self._flwr("supernode", "register", str(file), CONNECTION, "--name", site)
-                known[key.hex()] = int(answer["node-id"])
-        self._remember_nodes(known)
-        self._site_of = {known[key.hex()]: site for site, key in node_keys.items()}
-        return {site: node for node, site in self._site_of.items()}
+        return {site: self._register(site, key) for site, key in node_keys.items()}
+
+    def _register(self, site: str, key: bytes) -> int:
+        file = self.work / "node.pub"
+        file.write_text(openssh_node_key(key), encoding="ascii")
+        answer = self._flwr("supernode", "register", str(file), CONNECTION, "--name", site)
+        return int(answer["node-id"])
 
     def start_run(self, *, server_app: str, client_app: str, config: RunConfig) -> int:
         """The id of a new run of two installed apps, each "module:attribute"; `config` becomes run_config."""
@@ -174,12 +165,6 @@ class SuperLink:
         while not (status := self.status(run_id)).is_finished and not is_stopped():
             time.sleep(RUN_POLL_S)
         return status
-
-    def online(self) -> frozenset[str]:
-        """The names of the registered sites that are connected now."""
-        nodes = self._flwr("supernode", "list", CONNECTION)["nodes"]
-        ids = {int(node["node-id"]) for node in nodes if node["status"] == "online"}
-        return frozenset(self._site_of[node] for node in ids & self._site_of.keys())
 
     def log_of_run(self, run_id: int) -> str:
         """What the ServerApp has logged; its standard output goes nowhere."""
@@ -238,8 +223,7 @@ class SuperLink:
         command += ["--ssl-certfile", str(tls.cert), "--ssl-keyfile", str(tls.key)]
         command += ["--ssl-ca-certfile", str(tls.ca), "--enable-supernode-auth", "--isolation", "process"]
         command += ["--superexec-auth-secret-file", str(self._secret)]
-        command += ["--disable-runtime-dependency-installation"]
-        return command + (["--database", str(self._database)] if self._database is not None else [])
+        return [*command, "--disable-runtime-dependency-installation"]
 
     def _superexec_command(self) -> list[str]:
         command = [str(BIN / "flower-superexec"), "--runtime-api-address", self.address]
@@ -266,21 +250,6 @@ class SuperLink:
                 raise self._failure("superlink", f"flower's superlink did not start within {START_S:.0f} s")
             time.sleep(HEALTH_POLL_S)
 
-    def _known_nodes(self) -> dict[str, int]:
-        """Node ids by key, of the nodes that the database keeps; `flwr` lists nodes without their keys."""
-        if self._database is None or not self._database.exists():
-            return {}
-        file = self._nodes_file(self._database)
-        return dict(json.loads(file.read_text())) if file.exists() else {}
-
-    def _remember_nodes(self, known: Mapping[str, int]) -> None:
-        if self._database is not None:
-            self._nodes_file(self._database).write_text(json.dumps(known))
-
-    @staticmethod
-    def _nodes_file(database: Path) -> Path:
-        return database.with_name(database.name + ".nodes.json")
-
     def _flwr(self, *command: str) -> dict[str, Any]:
         if self._control is None:
             raise SuperLinkFailed("the superlink is not running", "enter it first: with SuperLink(...) as link")
@@ -298,7 +267,7 @@ class SuperLink:
         return SuperLinkFailed(problem, f"read {log}, and start fedserver again")
 
 
-def _environment(work: Path, pythonpath: Sequence[Path], more: Mapping[str, str]) -> dict[str, str]:
+def _environment(work: Path, pythonpath: Sequence[Path]) -> dict[str, str]:
     """The children's environment: no telemetry, no update check, nothing installed, our own FLWR_HOME."""
     path = [str(folder.resolve()) for folder in pythonpath] + os.environ.get("PYTHONPATH", "").split(os.pathsep)
     return {
@@ -311,7 +280,6 @@ def _environment(work: Path, pythonpath: Sequence[Path], more: Mapping[str, str]
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
         "UV_OFFLINE": "1",
-        **more,
     }
 
 
@@ -332,13 +300,6 @@ def _app_toml(server_app: str, client_app: str, config: RunConfig) -> str:
 
 def _toml(value: str | float | bool) -> str:
     return json.dumps(value, ensure_ascii=False)  # TOML's basic strings, numbers and booleans are JSON's
-
-
-def _openssh(key: bytes) -> bytes:
-    public = load_der_public_key(key)
-    if not isinstance(public, ec.EllipticCurvePublicKey):
-        raise SuperLinkFailed("a node key is no elliptic-curve key", "make it again with fedkeys init")
-    return public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
 
 
 def _free_port() -> int:

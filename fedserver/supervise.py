@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from fedserver.app import EVENTS, PLAN
+from fedserver.app import EVENTS, PLAN, STATE
 from fedserver.gateway import Gateway
 from fedserver.journal import read_events
 from fedserver.plan import Plan, ServerError
@@ -18,6 +18,8 @@ from fedserver.traffic import Traffic
 from keys.public import node_keys, read_roster, require_roster
 from keys.server import TLS_FOLDER, TlsPaths, load_tls
 from keys.tls import issue_tls
+
+__all__ = ["PLAN_FILE", "STATE", "own_tls", "supervise", "terminated_as_exit"]
 
 PLAN_FILE: Final = "plan.json"
 WORK: Final = "run"  # Flower's own files of this start: logs, loopback certificate
@@ -50,7 +52,7 @@ def supervise(
     loopback = issue_tls(work / "tls", ("127.0.0.1",), int(time.time()))
     internal = InternalTls(cert=loopback.certificate, key=loopback.key, ca=loopback.ca)
     _, start = read_events(out / EVENTS)
-    with _terminated_as_exit(), ExitStack() as stack:
+    with terminated_as_exit(), ExitStack() as stack:
         link = stack.enter_context(SuperLink(work, internal))
         link.register(node_keys(roster))  # before anybody can connect: a site that comes first would be refused
         gateway = stack.enter_context(
@@ -105,7 +107,7 @@ def _fresh(work: Path) -> Path:
 
 
 @contextmanager
-def _terminated_as_exit() -> Iterator[None]:
+def terminated_as_exit() -> Iterator[None]:
     """Turns SIGTERM into SystemExit, so that every child is ended on the way out."""
 
     def leave(number: int, _frame: object) -> None:

@@ -13,6 +13,8 @@ import typer
 from keys.cli_roster import root_app, roster_app
 from keys.console import new_app, notice, run
 from keys.errors import KeyFileError, UntrustedRoot
+from keys.files import replace
+from keys.params import CA_FILE
 from keys.passphrase import Ask, FromFile, new_passphrase
 from keys.pin import pin_root
 from keys.public import fingerprint, read_public_key, render_site_public, require_fingerprint
@@ -66,19 +68,30 @@ def trust(
     site: Annotated[str, typer.Option(help="The site whose usual folder it is.")] = "",
     home: Home = None,
     heard: Annotated[str, typer.Option("--fingerprint", help="What the root keeper read to you.")] = "",
+    ca: Annotated[Path | None, typer.Option(help="The server's ca.pem, for fedclient to use by default.")] = None,
 ) -> None:
     """Make a site trust the consortium's root, once its fingerprint was compared by telephone.
 
     \b
     Example (without --fingerprint it shows the fingerprint and asks):
       fedkeys trust root.pub --site hospital-a --fingerprint "$(cat heard-by-telephone.txt)"
+
+    --ca ca.pem keeps the server's CA certificate in the site's folder as well.
     """
     folder = _folder(site, home)
     read_own_public(folder)
     root_key = read_public_key(root_pub, "root")
     _compare(root_key, heard)
+    if ca is not None:
+        from keys.server import read_certificate
+
+        read_certificate(ca)
     pin_root(folder, root_key)
     notice(f"{folder} now trusts this root, and no other")
+    if ca is not None:
+        replace(folder / CA_FILE, ca.read_bytes())
+        notice(f"fedclient will trust the server's CA in {folder / CA_FILE}; compare it by telephone too:")
+        notice(fingerprints_in(ca)[0][1])
     typer.echo(fingerprint(root_key))
 
 
@@ -99,10 +112,8 @@ def fingerprint_(
 @server_app.command("init")
 def server_init(
     out: Annotated[Path, typer.Option(help="The server's folder.")],
-    passphrase: Ask = False,
-    passphrase_file: FromFile = None,
 ) -> None:
-    """Make the key with which the server signs the rounds that it opens.
+    """Make the key with which the server signs the rounds that it opens; it protects nobody's data.
 
     \b
     Example, at the server:
@@ -110,9 +121,9 @@ def server_init(
     """
     from keys.server import init_server
 
-    server = init_server(out, new_passphrase(passphrase_file, passphrase))
+    server = init_server(out)
     notice(f"made the server's signing key in {out}; signing.key never leaves this machine")
-    notice(f"next: fedkeys tls --host HOST --out '{out / 'tls'}'; then tell every site this fingerprint:")
+    notice(f"next: fedkeys tls --host HOST --out '{out / 'tls'}'")
     typer.echo(fingerprint(server.keys.public))
 
 

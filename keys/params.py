@@ -30,3 +30,4 @@ MOST_DAYS: Final = 3_650
 CERTIFICATE_DAYS: Final = 825
 CLOCK_SKEW_DAYS: Final = 2  # certificates start in the past, so that clocks a day apart agree
 MOST_HOSTS: Final = 100
+CA_FILE: Final = "ca.pem"  # in a site's home: the CA that the server's certificate comes from

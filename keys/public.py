@@ -1,6 +1,6 @@
 """What anybody may read: rosters, sites' public files, public keys, fingerprints; no private keys (spec §6.3).
 
-The only module of `keys`, next to `keys.server`, that fedserver imports.
+With `keys.server` (its own key and certificate), `keys.console` and `keys.errors`, all that fedserver imports.
 """
 
 from __future__ import annotations

@@ -70,7 +70,6 @@ class ModelCard(Struct):
     tokenizer: Digest
     lora_config: Digest
     initial_adapter: Digest
-    adapter_config: Annotated[str, Length(2, 1 << 16)]  # PEFT's adapter_config.json, for whoever saves the mean
     signature: Signature
 
     def layout(self) -> Layout:

@@ -35,9 +35,7 @@ class Opened:
 class Opening:
     """Opens a sum block by block."""
 
-    def __init__(
-        self, params: QuantizerParams, range_q40: int, signs: Stream, *, total_weight: int, size: int
-    ) -> None:
+    def __init__(self, params: QuantizerParams, range_q40: int, signs: Stream, *, total_weight: int, size: int) -> None:
         self.largest = 0
         self._params, self._signs = params, signs
         self._range = range_q40 / (1 << RANGE_BITS)  # exact

@@ -18,9 +18,7 @@ from secagg.wire import MAX_SITES
 class Quantizer:
     """Makes words out of an update of `size` values, and the mean out of a sum of `words` words."""
 
-    def __init__(
-        self, params: QuantizerParams, sites: int, size: int, range_q40: int, rotation_seed: bytes
-    ) -> None:
+    def __init__(self, params: QuantizerParams, sites: int, size: int, range_q40: int, rotation_seed: bytes) -> None:
         """sites: most that are summed. range_q40: R in units of 2^-40. rotation_seed: public, 48 bytes.
 
         Raises Misuse, also if a lane cannot hold the largest possible sum.

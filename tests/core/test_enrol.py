@@ -14,7 +14,7 @@ from tests.sim import Consortium
 
 CONSORTIUM = Consortium(4)
 POSITION = Position(bytes(32), 0, bytes(32), bytes(32), 1)
-CARD = ModelCard("site-01", bytes(32), (Tensor("a", 2, 3), Tensor("b", 1, 1)), *[bytes(32)] * 4, "{}", bytes(64))
+CARD = ModelCard("site-01", bytes(32), (Tensor("a", 2, 3), Tensor("b", 1, 1)), *[bytes(32)] * 4, bytes(64))
 DRAFTS = [
     Here("site-01", bytes(32), bytes(64)), CARD, Consent("site-01", POSITION, bytes(64)),
     Ready("site-01", POSITION, bytes(64)),

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from fedclient.agent import serve
 from fedclient.connection import Connection, Event
-from fedclient.fleet import serve
 from fedserver.gateway import Gateway
 from fedserver.superlink import InternalTls, RunStatus, SuperLink
 from fedserver.traffic import Traffic

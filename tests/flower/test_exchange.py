@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -14,7 +15,8 @@ from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedclient.packets import SiteRefusal, decode_packet, encode_packet
-from fedserver.exchange import exchange
+from fedserver.exchange import LOOK_S, UNSEEN_POLL_S, exchange
+from fedserver.traffic import QUIET_S, Reading, Traffic
 from secagg.session import Packet
 
 NODES = {"a": 1, "b": 2, "c": 3}
@@ -146,3 +148,49 @@ def test_one_vector_for_all_sites_is_encoded_once() -> None:
     assert all(np.array_equal(answer.words, words) for answer in answers.values())
     assert len({id(message.content["words"]) for message in grid.sent.values()}) == 1
     assert decode_packet(grid.sent["message-1"].content, max_words=10).head == b"a"
+
+
+class CountedTraffic(Traffic):
+    """Traffic that counts how often it is looked at."""
+
+    looks = 0
+
+    def read(self) -> Reading:
+        self.looks += 1
+        return super().read()
+
+
+def with_traffic(traffic: Traffic, answer: Callable[[Message], Message | None], timeout_s: float) -> set[str]:
+    grid = cast(Grid, FakeGrid(answer))
+    return {site for site, _ in exchange(grid, NODES, REQUESTS, "query.x", timeout_s, max_words=0, traffic=traffic)}
+
+
+def test_an_upload_is_noticed_long_before_the_next_poll_by_the_clock(tmp_path: Path) -> None:
+    traffic, uploaded = Traffic.create(tmp_path / "traffic"), threading.Event()
+
+    def upload() -> None:
+        traffic.begin_upload()
+        uploaded.set()
+        traffic.end_upload()
+
+    timer = threading.Timer(0.2, upload)
+    timer.start()
+    started = time.monotonic()
+    answers = with_traffic(traffic, lambda message: echo(message) if uploaded.is_set() else None, 5.0)
+    assert answers == set(NODES)
+    assert time.monotonic() - started < (0.2 + QUIET_S + UNSEEN_POLL_S) / 2
+
+
+def test_an_upload_that_never_ends_delays_the_others_by_a_poll_at_most(tmp_path: Path) -> None:
+    traffic = Traffic.create(tmp_path / "traffic")
+    traffic.begin_upload()  # of a site that stalls
+    started = time.monotonic()
+    assert with_traffic(traffic, echo, 5.0) == set(NODES)
+    assert time.monotonic() - started < 2 * UNSEEN_POLL_S
+
+
+def test_sites_that_train_are_waited_for_by_one_thread_that_looks_ever_less(tmp_path: Path) -> None:
+    traffic, polls = CountedTraffic.create(tmp_path / "traffic"), list[Message]()
+    assert with_traffic(traffic, polls.append, 2.0) == set()
+    assert traffic.looks < 2.0 / LOOK_S / 2
+    assert len(polls) <= len(NODES) * 2.0 / UNSEEN_POLL_S

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 import threading
@@ -12,7 +13,7 @@ import httpx
 import pytest
 import uvicorn
 
-from fedserver.gateway import HOLD_S, Gateway, GatewayFailed
+from fedserver.gateway import HOLD_S, FleetOnly, Gateway, GatewayFailed
 from fedserver.traffic import Traffic
 from tests.flower import pki
 from tests.flower.federation import wait_until
@@ -109,6 +110,25 @@ def test_a_body_above_the_limit_is_refused(issued: pki.Pki, upstream: Upstream, 
             assert web.post("/v1/fleet/push-object", content=pieces(), headers=headers).status_code == 413
         except (httpx.WriteError, httpx.ReadError):
             assert announced  # refused before the body was read
+
+
+def test_an_upload_that_trickles_ends_with_408(issued: pki.Pki, upstream: Upstream) -> None:
+    sent: list[dict] = []
+
+    async def trickle() -> dict:
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def upload() -> None:
+        async def send(part: dict) -> None:
+            sent.append(part)
+
+        scope = {"type": "http", "method": "POST", "raw_path": b"/v1/fleet/push-object", "query_string": b""}
+        await FleetOnly(upstream.url, issued.ca, body_s=0.2)(scope | {"headers": []}, trickle, send)
+
+    asyncio.run(asyncio.wait_for(upload(), 5))
+    assert sent[0]["status"] == 408
+    assert (b"connection", b"close") in sent[0]["headers"]
 
 
 def test_a_superlink_that_is_away_reads_as_503(issued: pki.Pki) -> None:

@@ -8,15 +8,18 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
 import pytest
+from flwr.supernode import node_auth_http_interceptor
 
+from fedclient.agent import serve
 from fedclient.connection import ConnectionFailed, Event
-from fedclient.fleet import serve
 from fedserver.superlink import InternalTls, SuperLink, SuperLinkFailed
 from tests.flower import pki
 from tests.flower.federation import ROOT, SITES, Federation, wait_until
@@ -81,6 +84,9 @@ TRICKS = [
     "/v1/control/list-nodes",
     "/v1/control/register-node",
     "/v1/runtime/acquire-task",
+    "/v1/fleet/register-node",
+    "/v1/fleet/unregister-node",
+    "/v1/fleet/no-such-call",
     "/v1/fleet",
     "/v1/fleet/",
     "/v1/fleet/../control/list-nodes",
@@ -140,6 +146,20 @@ def test_a_wrong_ca_a_strange_key_and_a_closed_port_are_told_apart(
                 serve(app, connection, stop=threading.Event(), retry_for_s=0.5)
             assert words in failure.value.problem
             assert failure.value.remedy
+
+
+@pytest.mark.parametrize("skew", [timedelta(days=-1), timedelta(days=1), timedelta(seconds=20)], ids=str)
+def test_clocks_apart_end_in_a_clear_error_after_a_few_tries(
+    federation: Federation, link: SuperLink, skew: timedelta, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_auth_http_interceptor, "now", lambda: datetime.now(UTC) + skew)
+    started = time.monotonic()
+    with pytest.raises(ConnectionFailed) as failure:
+        serve(app, federation.connection("hospital-a"), stop=threading.Event())
+    assert time.monotonic() - started < 15
+    problem, remedy = str(failure.value).splitlines()
+    assert "clock differs" in problem
+    assert "NTP" in remedy
 
 
 def test_a_site_whose_key_is_in_use_waits_and_says_so(federation: Federation, link: SuperLink) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from fedclient.agent import serve
 from fedclient.connection import Connection, ConnectionFailed
-from fedclient.fleet import serve
 from tests.flower.toy_client import app
 
 

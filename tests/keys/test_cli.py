@@ -285,3 +285,13 @@ def test_a_typed_passphrase_is_not_shown_and_seals_the_key(tmp_path: Path, on_pa
     assert status == 0, shown
     assert PASSPHRASE not in shown
     assert load_site(tmp_path / "a", PASSPHRASE).name == "a"
+
+
+def test_trust_keeps_the_servers_ca_where_fedclient_looks_for_it(fedkeys, tmp_path):
+    fedkeys("init", "hospital-a", "--home", "a")
+    fedkeys("root", "init", "--out", "root.key")
+    (tmp_path / "root.pub").write_text(fedkeys("root", "public", "--root", "root.key").out)
+    digits = fedkeys("fingerprint", "root.pub").out.split("  ")[0]
+    fedkeys("tls", "--host", "server.example", "--out", "tls")
+    fedkeys("trust", "root.pub", "--home", "a", "--fingerprint", digits, "--ca", "tls/ca.pem")
+    assert (tmp_path / "a" / "ca.pem").read_bytes() == (tmp_path / "tls" / "ca.pem").read_bytes()

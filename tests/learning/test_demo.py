@@ -93,9 +93,7 @@ def test_one_averaged_round_is_better_on_the_union_than_either_site_alone(model,
 def test_the_union_weighs_tokens_not_sites(model, small_sites):
     model.write(initial_adapter(model.layout, INITIAL_SEED))
     held_out = held_out_blocks(small_sites, model.tokenizer, 128)
-    together = Blocks(
-        *(np.vstack([getattr(b, part) for b in held_out.values()]) for part in ("tokens", "labels"))
-    )
+    together = Blocks(*(np.vstack([getattr(b, part) for b in held_out.values()]) for part in ("tokens", "labels")))
     apart, whole = quality(model.network, held_out), quality(model.network, {"all": together})
     assert math.log(apart["union"]) == pytest.approx(math.log(whole["union"]), rel=1e-5)  # float32 sums
 

@@ -12,10 +12,7 @@ from fedclient.data import Blocks, Record
 from fedclient.settings import LoraSettings, TrainingSettings
 from fedclient.training import Trainer, TrainingError, evaluate
 
-RECORDS = [
-    Record(None, f"ward {number}: the patient sleeps well, eats well and walks.\n" * 3)
-    for number in range(12)
-]
+RECORDS = [Record(None, f"ward {number}: the patient sleeps well, eats well and walks.\n" * 3) for number in range(12)]
 SETTINGS = TrainingSettings(sequence_length=64, batch_size=4, local_steps=3)
 
 
@@ -68,9 +65,7 @@ def test_the_update_is_the_trained_adapter_minus_the_given_one(trainer, start, m
 
 def test_training_lowers_the_loss_and_leaves_the_base_model_alone(trainer, start, model, blocks_of):
     def frozen():
-        return {
-            name: tensor.clone() for name, tensor in model.network.state_dict().items() if "lora_" not in name
-        }
+        return {name: tensor.clone() for name, tensor in model.network.state_dict().items() if "lora_" not in name}
 
     before = frozen()
     one = trainer(held_out=blocks_of(RECORDS), local_steps=12)

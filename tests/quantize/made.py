@@ -34,9 +34,7 @@ def dither(number: int = 0) -> Stream:
     return Stream(number.to_bytes(48, "big"))
 
 
-def words_of(
-    maker: Quantizer, values: NDArray[np.float32], weight: int = 1, number: int = 0
-) -> NDArray[np.uint64]:
+def words_of(maker: Quantizer, values: NDArray[np.float32], weight: int = 1, number: int = 0) -> NDArray[np.uint64]:
     """All words of one update."""
     return np.concatenate([block.copy() for block in maker.blocks(values, weight, dither(number))])
 

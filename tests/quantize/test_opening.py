@@ -30,9 +30,7 @@ def test_the_sum_of_words_is_the_sum_of_every_lane(lane_bits: int, data: st.Data
     packed = [words_of(maker, normal(size, number=i), number=i) for i in range(sites)]
     lanes = [reference.lanes_of(words.tolist(), lane_bits, size) for words in packed]
     total = np.sum(packed, axis=0, dtype=np.uint64)
-    assert reference.lanes_of(total.tolist(), lane_bits, size) == [
-        sum(column) for column in zip(*lanes, strict=True)
-    ]
+    assert reference.lanes_of(total.tolist(), lane_bits, size) == [sum(column) for column in zip(*lanes, strict=True)]
 
 
 @pytest.mark.parametrize("lane_bits", LANE_BITS)
@@ -85,9 +83,7 @@ def test_opening_gives_the_bits_of_the_slow_reference(data: st.DataObject) -> No
     opened = maker.open(total, 2)
     assert opened.values.tobytes() == expected
     full = 2 * maker.params.levels
-    assert opened.largest == max(
-        abs(2 * s - full) for s in reference.lanes_of(total.tolist(), lane_bits, size)
-    )
+    assert opened.largest == max(abs(2 * s - full) for s in reference.lanes_of(total.tolist(), lane_bits, size))
 
 
 PROGRAM = """

@@ -49,9 +49,7 @@ def test_a_range_never_becomes_zero_and_never_exceeds_its_cap() -> None:
 
 
 @given(st.integers(1, 1 << 52), st.integers(0, 100 << 52), st.integers(1, 100), st.integers(0, 1 << 32))
-def test_the_rule_is_integer_arithmetic_within_its_limits(
-    range_q40: int, peak: int, sites: int, largest: int
-) -> None:
+def test_the_rule_is_integer_arithmetic_within_its_limits(range_q40: int, peak: int, sites: int, largest: int) -> None:
     found = next_range(range_q40, tally_of(sites=sites, weight=sites, peak=peak), largest, SIZE, 255)
     assert type(found) is int
     assert 1 <= found <= MAX_RANGE_Q40
@@ -66,9 +64,7 @@ def test_the_first_range_is_kappa_times_what_adam_can_move() -> None:
 
 @pytest.mark.parametrize("sites", [4, 40])
 @pytest.mark.parametrize("shared", [0.0, 1.0])
-def test_after_one_round_hardly_anything_is_clipped_and_the_range_is_not_wasted(
-    sites: int, shared: float
-) -> None:
+def test_after_one_round_hardly_anything_is_clipped_and_the_range_is_not_wasted(sites: int, shared: float) -> None:
     """Orthogonal and aligned updates, a first range 30 times too wide or too narrow: the next round clips
     below 0.1 % and spends at most 3 bits on room that no value uses."""
     common = normal(SIZE, number=99)
@@ -88,7 +84,5 @@ def _play(updates: list[np.ndarray], range_q40: int) -> tuple[int, float]:
         total += np.concatenate([block.copy() for block in blocks])
         clipped, peak = clipped + blocks.clipped, peak + blocks.peak_q40
     tally = tally_of(sites=len(updates), weight=len(updates), clipped=clipped, peak=peak)
-    following = next_range(
-        range_q40, tally, maker.open(total, len(updates)).largest, SIZE, maker.params.levels
-    )
+    following = next_range(range_q40, tally, maker.open(total, len(updates)).largest, SIZE, maker.params.levels)
     return following, clipped / (SIZE * len(updates))

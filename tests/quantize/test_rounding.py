@@ -82,9 +82,7 @@ def test_an_absurd_value_is_refused() -> None:
         quantizer(1).blocks(np.array([1e20], np.float32), 1, dither())
 
 
-@pytest.mark.parametrize(
-    "values", [np.zeros(9, np.float32), np.zeros(10, np.float64), np.zeros(20, np.float32)[::2]]
-)
+@pytest.mark.parametrize("values", [np.zeros(9, np.float32), np.zeros(10, np.float64), np.zeros(20, np.float32)[::2]])
 def test_another_shape_type_or_stride_is_refused(values: np.ndarray) -> None:
     with pytest.raises(Misuse):
         quantizer(10).blocks(values, 1, dither())
