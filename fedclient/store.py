@@ -278,14 +278,14 @@ class AnswerLog:
         self._length = len(birth)
 
     def _birth(self, found: os.stat_result) -> bytes:
-        return f"{self.ledger.session.hex()} {found.st_dev:x}.{found.st_ino:x}\n".encode()
+        return f"{self.ledger.session.hex()} {found.st_ino:x}\n".encode()
 
     def _load(self, content: bytes) -> None:
         first, _, rest = content.partition(b"\n")
         if first + b"\n" != self._birth(self._path.stat()):
             raise StoreError(
                 f"{self._path} is not the log that was begun here: it was copied, restored or moved",
-                "have the root sign a new roster epoch, and join the next session with it",
+                "leave this session: the consortium has to begin a new one with this site in it",
             )
         whole, _, torn = rest.rpartition(b"\n")
         for line in whole.split(b"\n") if whole else ():

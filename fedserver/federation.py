@@ -28,6 +28,8 @@ from secagg.session import Aggregate, Mean, Packet
 from secagg.vector import Layout, Vector
 
 GATHER_POLL_S: Final = 0.2
+CATCH_UP_BYTES: Final = 512 << 20  # of missed aggregates in one message, and in memory at a time
+MOST_BYTES_PER_VALUE: Final = 4  # two lanes of 32 bits in a word
 ANOTHER_ADAPTER: Final = "another-adapter"  # in the journal only: a site computed another adapter than the rest
 
 Past = Mapping[int, tuple[int, Packet]]  # round -> attempt in which its aggregate was made, the aggregate
@@ -189,10 +191,10 @@ class Federation:
     def _asked_to_start(self, manifest: Manifest, round_: int, sites: Set[str], account: Account) -> Iterator[str]:
         """Sends the start of a round, with the aggregates each site lacks; gives the sites whose position is known."""
         requests = {}
-        past = self._past(sites, round_)
+        past, reach = self._past(manifest, sites, round_), _reach(manifest)
         for site in sorted(sites):
             position = self._positions[site]
-            nearer = min(round_, position.round + MAX_PACKETS)  # as far as one message can bring it
+            nearer = min(round_, position.round + reach)  # as far as one message can bring it
             attempts, aggregates = _since(position, nearer, past)
             requests[site] = [Packet(RoundStart(manifest.digest(), nearer, attempts).encode()), *aggregates]
         account.add("start", down=sum(size_of(each) for packets in requests.values() for each in packets))
@@ -200,10 +202,10 @@ class Federation:
             if self._is_placed(manifest, site, answer, "train", round_, account):
                 yield site
 
-    def _past(self, sites: Iterable[str], before: int) -> Past:
+    def _past(self, manifest: Manifest, sites: Iterable[str], before: int) -> Past:
         """Attempt and aggregate of every finished round that one of these sites lacks, each read once."""
         stood = {self._positions[site].round for site in sites}
-        wanted = sorted({each for at in stood for each in range(at + 1, min(before, at + MAX_PACKETS))})
+        wanted = sorted({each for at in stood for each in range(at + 1, min(before, at + _reach(manifest)))})
         return {each: (self._checkpoint.attempt(each), self._checkpoint.aggregate(each)) for each in wanted}
 
     def _is_placed(
@@ -294,11 +296,11 @@ class Federation:
     def _finish(self, manifest: Manifest) -> None:
         self._admit(manifest)
         here, account, after = self._link.sites() & set(self._positions), Account(), manifest.rounds + 1
-        while far := {site for site in here if self._positions[site].round + MAX_PACKETS < after}:
+        while far := {site for site in here if self._positions[site].round + _reach(manifest) < after}:
             stood = {site: self._positions[site].round for site in far}
             answered = self._asked_to_start(manifest, manifest.rounds, far, account)
             here = (here - far) | {site for site in answered if self._positions[site].round > stood[site]}
-        requests, past = {}, self._past(here, after)
+        requests, past = {}, self._past(manifest, here, after)
         for site in sorted(here):
             attempts, aggregates = _since(self._positions[site], after, past)
             requests[site] = [Packet(Finish(manifest.digest(), manifest.rounds, attempts).encode()), *aggregates]
@@ -316,6 +318,11 @@ class Federation:
         """Whether a site ended with the server's adapter, as far as the server may know it."""
         own = self._enrolment.adapter_digest(manifest, self._adapter)
         return position.round == manifest.rounds and (self._adapter is None or position.adapter == own)
+
+
+def _reach(manifest: Manifest) -> int:
+    """One more than the number of missed aggregates that a message takes: by their count and by their bytes."""
+    return min(MAX_PACKETS, 1 + max(1, CATCH_UP_BYTES // (MOST_BYTES_PER_VALUE * manifest.size)))
 
 
 def _since(position: Position, before: int, past: Past) -> tuple[tuple[int, ...], list[Packet]]:

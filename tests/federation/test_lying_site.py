@@ -75,6 +75,20 @@ def test_a_late_joiner_with_another_model_refuses_by_itself_and_the_session_goes
     assert set(bench.codes(LIAR)) == {("consent", "refused")}
 
 
+def test_a_false_card_to_a_resumed_server_does_not_hold_it_up(bench: Bench) -> None:
+    """The server reads the adapter's layout from a card; only one that fits the manifest will do."""
+
+    def misstate(bench: Bench, where: Where, packet: Packet) -> Packet:
+        card = ModelCard.decode(packet.head)
+        tensors = (replace(card.tensors[0], rows=9), *card.tensors[1:])
+        return Packet(signed_by(bench.consortium.keys[LIAR], replace(card, tensors=tensors)).encode())
+
+    bench.run(rounds=1)
+    bench.link.offline.add("site-01")  # so that the liar is the first to answer
+    lie(bench, "propose", misstate)
+    bench.assert_result(bench.run(), bench.but("site-01"))
+
+
 # ---------------------------------------------------------------------- whose word it is
 
 
@@ -158,17 +172,17 @@ def at(position: Callable[[Position], Position]) -> Change:
 
 
 @pytest.mark.parametrize(
-    "position",
+    ("position", "said"),
     [
-        lambda honest: replace(honest, round=0),
-        lambda honest: replace(honest, round=100_000),
-        lambda honest: replace(honest, adapter=Dice("a")(32)),
-        lambda honest: replace(honest, session=Dice("s")(32)),
+        (lambda honest: replace(honest, round=0), "behind"),
+        (lambda honest: replace(honest, round=100_000), "behind"),
+        (lambda honest: replace(honest, adapter=Dice("a")(32)), "another-adapter"),
+        (lambda honest: replace(honest, session=Dice("s")(32)), "faulty-site"),
     ],
     ids=["stale", "ahead", "another adapter", "another session"],
 )
 def test_a_position_that_is_not_the_others_leaves_the_site_out(
-    bench: Bench, position: Callable[[Position], Position]
+    bench: Bench, position: Callable[[Position], Position], said: str
 ) -> None:
     lie(bench, "start", at(position))
     result = bench.run(rounds=3)
@@ -176,6 +190,8 @@ def test_a_position_that_is_not_the_others_leaves_the_site_out(
     bench.assert_result(result, bench.but(LIAR) if ahead else None)
     for contributors in bench.contributors()[1:]:
         assert contributors == bench.but(LIAR)
+    noticed = {each["code"] for each in bench.events("fault")} | {"behind" for each in bench.events("behind")}
+    assert noticed == {said}
 
 
 def test_a_site_that_ends_with_another_adapter_is_not_said_to_have_saved_it(bench: Bench) -> None:
