@@ -126,6 +126,7 @@ class DirectLink:
             return None
         except (SecAggError, LocalError) as error:
             self.refusals.append((where, error))
+            print(f"{where}: {type(error).__name__}: {getattr(error, 'problem', error)}")  # pytest shows it on failure
             refusal = SiteRefusal(error.code, getattr(error, "site", ""))
             self.sent.append((where, refusal))
             return refusal
