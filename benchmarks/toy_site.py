@@ -45,7 +45,7 @@ class InstantLearner:
     def prepare(self, settings: dict[str, str], nonce: bytes) -> Facts:
         """Facts of a model that does not exist."""
         values = initial_adapter(self.layout, nonce)
-        return Facts(bytes(32), bytes(32), bytes(32), self.layout, values, '{"peft_type": "LORA", "r": 8}')
+        return Facts(bytes(32), bytes(32), bytes(32), self.layout, values)
 
     def train(self, adapter: Vector, round_: int) -> tuple[Vector, Metrics]:
         """The same update every round."""
