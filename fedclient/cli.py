@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -32,6 +33,14 @@ if TYPE_CHECKING:
 AGENT_LOCK: Final = "agent.lock"
 PROGRESS_EVERY_S: Final = 2.0
 FAREWELL_S: Final = 3.0  # Flower drops the last reply of a node that leaves before the server has asked for it
+
+
+class Precision(StrEnum):
+    """Number formats in which a base model can be loaded."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
 
 app = new_app("Take part in a federation as one site: train on local data, share only masked updates.")
 
@@ -59,6 +68,9 @@ def fedclient(
     out: Annotated[Path | None, typer.Option(help="Where the adapter goes (default: HOME/adapter).")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads for training; 0 chooses.")] = 0,
+    precision: Annotated[
+        Precision, typer.Option(help="Of the frozen base model; the adapter is float32 always.")
+    ] = Precision.FLOAT32,
     policy: Annotated[Path | None, typer.Option(help="What this site accepts (default: HOME/policy.toml).")] = None,
     retry_for: Annotated[float, typer.Option(help="Seconds to go on trying while the server is away.")] = 600.0,
     passphrase_file: FromFile = None,
@@ -80,7 +92,7 @@ def fedclient(
         rules = load_policy(policy or keys.home / POLICY_FILE)
         records = load_records(data, eval_data, held_out)
         out = out or keys.home / "adapter"
-        options = LearnerOptions(site, out, model, device, threads)
+        options = LearnerOptions(site, out, model, device, threads, precision.value)
         learner = LoraLearner(options, *records, progress=_training_line(site))
         member = Site(
             keys.home, keys.keys, keys.state_key, listed, rules, learner, os.urandom, lambda: int(time.time()),

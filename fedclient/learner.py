@@ -25,6 +25,7 @@ class LearnerOptions:
     """What the site's operator chooses and the other sites need not know.
 
     model: a local copy to use instead of the model that the server names. threads: 0 = chosen.
+    precision: of the frozen base, 'float32' or 'bfloat16'; the adapter is float32.
     """
 
     site: str
@@ -32,6 +33,7 @@ class LearnerOptions:
     model: str = ""
     device: str = "auto"
     threads: int = 0
+    precision: str = "float32"
 
 
 def load_records(data: Path, eval_data: Path | None, held_out: float) -> tuple[list[Record], list[Record]]:
@@ -77,7 +79,7 @@ class LoraLearner:
         from fedclient.adapter import AdapterModel
 
         if self._model is None or self._loaded != (name, lora):
-            self._model = AdapterModel.load(name, lora, self._options.device)
+            self._model = AdapterModel.load(name, lora, self._options.device, self._options.precision)
             self._loaded = name, lora
         return self._model
 

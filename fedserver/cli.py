@@ -50,6 +50,9 @@ def fedserver(
     phase_timeout: Annotated[
         float, typer.Option(help="Seconds a site has for one answer.", rich_help_panel=_SITES)
     ] = 60.0,
+    load_timeout: Annotated[
+        float, typer.Option(help="Seconds a site has to fetch and load the model.", rich_help_panel=_SITES)
+    ] = 1800.0,
     train_timeout: Annotated[
         float, typer.Option(help="Seconds a site has to train one round.", rich_help_panel=_SITES)
     ] = 3600.0,
@@ -110,7 +113,7 @@ def fedserver(
         roster=str(roster.resolve()), keys=str(keys.resolve()), out=str(out), scheme=secagg, model=model,
         rounds=rounds, min_sites=min_sites, colluders=colluders, dropouts=dropouts, bits=bits, weight_cap=weight_cap,
         examples_per_weight=examples_per_weight, rotate=rotate, clip_norm=clip_norm, first_range=first_range,
-        join_timeout=join_timeout, train_timeout=train_timeout, phase_timeout=phase_timeout,
+        join_timeout=join_timeout, load_timeout=load_timeout, train_timeout=train_timeout, phase_timeout=phase_timeout,
         listen=listen or DEFAULT_LISTEN, traffic=str(out / "run" / "traffic"),
         lora=LoraSettings(rank, alpha, target_modules, dropout),
         training=TrainingSettings(

@@ -23,7 +23,6 @@ from secagg.thresholds import Thresholds
 from secagg.thresholds import plan as plan_thresholds
 from secagg.vector import Layout, Vector, adapter_digest
 
-ENROL_S: Final = 600.0  # a site may have to fetch and hash its model
 KAPPA: Final = {True: 2, False: 1}  # by rotation: rotated values have longer tails than Adam's bound (spec §10.7)
 UNKNOWN_STEPS: Final = 100  # where sites count their own steps
 WHAT: Final = {
@@ -53,24 +52,25 @@ class Enrolment:
         """The manifest that fits what these sites loaded. Raises ServerError naming who differs."""
         nonce = os.urandom(32)
         settings = tuple(Setting(name, value) for name, value in self._plan.settings().items())
-        cards = self._cards(Proposal(VERSION, self._plan.scheme, nonce, self._roster.digest(), settings), sites)
+        proposal = Proposal(VERSION, self._plan.scheme, nonce, self._roster.digest(), settings)
+        cards = self._cards(proposal, sites, self._plan.load_timeout)
         if not cards:
             raise ServerError("no site could load the model", "read each site's own message")
         self.card = _agreed(cards)
         return self._manifest(nonce, settings, self.card)
 
-    def consent(self, manifest: Manifest, sites: Iterable[str]) -> dict[str, Position]:
-        """Where each site that agrees to the manifest stands."""
+    def consent(self, manifest: Manifest, sites: Iterable[str], timeout_s: float) -> dict[str, Position]:
+        """Where each site that agrees to the manifest stands. timeout_s: for each of the two questions."""
         proposal = Proposal(VERSION, manifest.scheme, manifest.nonce, manifest.roster, manifest.settings)
         wanted = sorted(sites)
         if not wanted:
             return {}
-        cards = self._cards(proposal, wanted)
+        cards = self._cards(proposal, wanted, timeout_s)
         fitting = (card for card in cards.values() if card.layout().digest() == manifest.layout)
         self.card = self.card or next(fitting, None)
         requests = {site: [Packet(manifest.encode())] for site in sorted(cards)}
         positions = {}
-        for site, answer in self._link.ask("consent", requests, ENROL_S):
+        for site, answer in self._link.ask("consent", requests, timeout_s):
             consent = self._checked(site, answer, Consent)
             if consent is not None and consent.position.session == manifest.digest():
                 positions[site] = consent.position
@@ -87,11 +87,11 @@ class Enrolment:
         """The digest of a running adapter; of none, 32 zero bytes."""
         return bytes(32) if adapter is None else adapter_digest(self.layout(manifest), adapter)
 
-    def _cards(self, proposal: Proposal, sites: Iterable[str]) -> dict[str, ModelCard]:
+    def _cards(self, proposal: Proposal, sites: Iterable[str], timeout_s: float) -> dict[str, ModelCard]:
         requests = {site: [Packet(proposal.encode())] for site in sorted(sites)}
         self._journal.write("proposed", asked=sorted(requests), settings=self._plan.settings())
         cards = {}
-        for site, answer in self._link.ask("propose", requests, ENROL_S):
+        for site, answer in self._link.ask("propose", requests, timeout_s):
             card = self._checked(site, answer, ModelCard)
             if card is not None and card.nonce == proposal.nonce:
                 cards[site] = card

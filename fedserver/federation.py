@@ -108,9 +108,14 @@ class Federation:
             self._journal.write("connected", site=site)
 
     def _admit(self, manifest: Manifest) -> None:
-        """Asks the sites that have not agreed yet, or came back, for their consent and their position."""
+        """Asks the sites that have not agreed yet, or came back, for their consent and their position.
+
+        One that joins later gets a phase's time: those that wait for it have loaded their model long ago, and
+        it will have by the next round.
+        """
         strangers = (self._link.sites() & set(manifest.sites)) - set(self._positions)
-        self._positions |= self._enrolment.consent(manifest, strangers)
+        timeout_s = self._plan.phase_timeout if self._positions else self._plan.load_timeout
+        self._positions |= self._enrolment.consent(manifest, strangers, timeout_s)
         if len(self._positions) < self._least(manifest):
             raise ServerError(
                 f"{len(self._positions)} sites agreed to the session, it needs {self._least(manifest)}",

@@ -49,6 +49,7 @@ class Plan:
     lora: LoraSettings = field(default_factory=LoraSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     join_timeout: float = 600.0
+    load_timeout: float = 1800.0
     train_timeout: float = 3600.0
     phase_timeout: float = 60.0
     attempts: int = 3
@@ -61,7 +62,8 @@ class Plan:
             "rounds": (1, MAX_ROUNDS), "min_sites": (0, MAX_SITES), "colluders": (-1, MAX_SITES),
             "dropouts": (-1, MAX_SITES), "bits": (4, 20), "weight_cap": (1, MOST_WEIGHT),
             "examples_per_weight": (0, MOST_WEIGHT), "clip_norm": (0.0, 2.0**31), "first_range": (0.0, 4096.0),
-            "join_timeout": (0.0, MONTH_S), "train_timeout": (0.0, MONTH_S), "phase_timeout": (0.0, MONTH_S),
+            "join_timeout": (0.0, MONTH_S), "load_timeout": (0.0, MONTH_S), "train_timeout": (0.0, MONTH_S),
+            "phase_timeout": (0.0, MONTH_S),
             "attempts": (1, 100),
         }  # fmt: skip
         for name, (least, most) in limits.items():

@@ -72,7 +72,7 @@ def test_steps_and_rates_of_a_round_follow_from_the_settings_alone():
 
 
 def test_the_text_of_an_error_never_leaves_more_than_its_kind():
-    error = SettingsError("/home/alice/hiv/notes.jsonl is missing", "look in /home/alice")
+    error = SettingsError("/srv/alice/hiv/notes.jsonl is missing", "look in /srv/alice")
     assert str(error) == "settings"
     assert "alice" not in repr(error)
 
