@@ -1,7 +1,7 @@
 """The only public listener: TLS in, Fleet calls and /health through to the loopback SuperLink, no other path.
 
-Flower serves its Fleet, Control and Runtime interfaces on one port, and Control asks for no credentials: who
-reaches that port can register node keys and start runs. So the SuperLink stays on loopback behind this.
+Flower serves its Fleet, Control and Runtime interfaces on one port, and only the first is for sites. So the
+SuperLink stays on loopback behind this.
 """
 
 from __future__ import annotations
