@@ -75,12 +75,10 @@ class Checkpoint:
             _sync_folder(folder.parent)
 
     def aggregate(self, round_: int) -> Packet:
-        """The aggregate of a finished round; its words stay on disk until they are read."""
+        """The aggregate of a finished round, read from disk."""
         folder = self._round(round_)
-        words = folder / "words.u64"
-        return Packet(
-            (folder / "head.cbor").read_bytes(), np.fromfile(words, "<u8").astype(np.uint64, copy=False)
-        ) if words.exists() else Packet((folder / "head.cbor").read_bytes())  # fmt: skip
+        head, words = (folder / "head.cbor").read_bytes(), folder / "words.u64"
+        return Packet(head, np.fromfile(words, "<u8").astype(np.uint64, copy=False) if words.exists() else None)
 
     def attempt(self, round_: int) -> int:
         """The attempt in which a finished round was made."""

@@ -110,10 +110,6 @@ class Roster(Struct):
                 return entry
         raise Refused(f"{site} is not on the roster")
 
-    def point(self, site: str) -> int:
-        """The site's Shamir point: its place on the roster, from 1."""
-        return self.names().index(site) + 1
-
     def verify(self, root_key: Digest, now: int) -> None:
         """Checks signature and expiry. Raises Malformed or Refused.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -166,11 +166,6 @@ class Scheme(Protocol):
 
     def open(self, context: RoundContext, aggregate: Packet, site: SiteKeys | None = None) -> Mean:
         """The mean, after every check a site can make. Raises FaultyServer, Malformed or Sealed."""
-
-
-def by_arrival(replies: Mapping[str, Packet]) -> Iterator[tuple[str, Packet]]:
-    """Replies at hand, in the form `ServerSession.receive` takes."""
-    yield from replies.items()
 
 
 def require_words(packet: Packet, count: int) -> Words:

@@ -118,3 +118,10 @@ def test_a_setting_is_found_by_name_or_missing() -> None:
     assert MANIFEST.setting("rate") == "0.1"
     with pytest.raises(Malformed, match="lacks the setting steps"):
         MANIFEST.setting("steps")
+
+
+def test_a_sites_point_is_its_place_on_the_roster() -> None:
+    consortium = Consortium(4)
+    points = consortium.context(consortium.manifest(8)).points
+    assert points == {name: place for place, name in enumerate(consortium.roster.names(), 1)}
+    assert sorted(points.values()) == [1, 2, 3, 4]

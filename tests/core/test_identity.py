@@ -97,10 +97,6 @@ def test_a_site_is_what_its_entry_says() -> None:
         rekeyed.verify_site(keys, NOW)
 
 
-def test_a_sites_point_is_its_place_on_the_roster() -> None:
-    assert [ROSTER.point(name) for name in ROSTER.names()] == [1, 2, 3, 4]
-
-
 def test_keys_print_name_and_fingerprint_only() -> None:
     keys = CONSORTIUM.keys["site-01"]
     assert repr(keys) == str(keys) == f"SiteKeys(site='site-01', fingerprint='{fingerprint(keys.public)[:9]}'...)"
