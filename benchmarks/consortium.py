@@ -12,7 +12,7 @@ from secagg.config import Policy, RoundContext
 from secagg.masked.client import MaskedClient
 from secagg.masked.server import MaskedServer
 from secagg.masked.states import Fresh
-from secagg.session import Metrics, Packet, Update
+from secagg.session import InMemory, Metrics, Packet, Update
 from tests.sim import Consortium, Dice
 
 POLICY = Policy(largest_weight=1 << 20)
@@ -34,7 +34,7 @@ class MaskedRound:
         manifest = self.consortium.manifest(size, bits=bits, weight_cap=weight_cap, first_range_q40=RANGE_Q40)
         self.context: RoundContext = self.consortium.context(manifest)
         self.site_context = replace(self.context, cohort=())  # the cohort is the server's word
-        self.server = MaskedServer(self.context, self.consortium.server_keys)
+        self.server = MaskedServer(self.context, self.consortium.server_keys, InMemory())
         self.clients = {name: self._client(name) for name in self.names}
         self.replies: dict[str, list[Packet]] = {name: [] for name in self.names}
 

@@ -144,7 +144,7 @@ class Site:
         manifest = Manifest.decode(request.head)
         self._require_free(manifest.nonce)
         session = self._begin(manifest)
-        session.store.save_manifest(manifest)
+        session.store.save_session(manifest, self._roster, self._prepared_for(manifest).layout)
         forget_other_sessions(self._home, manifest.digest())
         if self._session is None or self._session.manifest != manifest:
             self._tell(describe(manifest))
@@ -256,6 +256,7 @@ class Site:
         if not np.isfinite(adapter).all():
             raise FaultyServer("the sum makes the adapter overflow")
         position = session.position.after(mean, self._digest_of(session.manifest, adapter))
+        session.store.save_round(round_, attempt, mean.contributors, aggregate)
         session.store.save_position(position, adapter)
         session.position, session.adapter, session.client = position, adapter, None
         totals = mean.totals
@@ -273,6 +274,8 @@ class Site:
         client, context = self._client(session, ref)
         try:
             reply = client.handle(rest[0])
+            if reply.words is not None:
+                session.store.save_sent(ref.round, ref.attempt, reply.words)
             _, line = session.store.ledger.answer(context.header, client.stage, client.evidence)
             session.store.record(line)
             session.store.save_client(ref.round, ref.attempt, client.to_bytes())
@@ -294,7 +297,8 @@ class Site:
         update = session.store.update(ref.round)
         parts = (context, self._keys, self._policy)
         if blob is not None:
-            session.client = scheme.restore(*parts, blob, update, self._rng)
+            sent = session.store.sent(ref.round, ref.attempt)
+            session.client = scheme.restore(*parts, blob, update, self._rng, sent)
         else:
             session.store.ledger.admit(session.position, context.header, session.manifest)
             if update is None:

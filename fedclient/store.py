@@ -16,16 +16,19 @@ from nacl.exceptions import CryptoError
 from nacl.secret import SecretBox
 
 from fedclient.settings import LocalError
+from fedclient.transcript import MANIFEST as _MANIFEST
+from fedclient.transcript import Transcript
 from secagg.chain import Answer, Ledger, Position
 from secagg.config import Manifest
 from secagg.errors import Malformed, Refused
-from secagg.session import Metrics, Update
-from secagg.vector import Vector
+from secagg.identity import Roster
+from secagg.session import Metrics, Packet, Update, Words
+from secagg.vector import Layout, Vector
 
 STATE: Final = "state"  # in the site's home: a folder per session
-_MANIFEST: Final = "manifest.cbor"
 _CLIENT: Final = "client.sealed"
 _UPDATES: Final = ("update-*", ".update-*")  # a crash may leave a file under its first name, with a dot
+_SENT: Final = ("sent-*",)
 _CLIENTS: Final = (_CLIENT, f".{_CLIENT}*")
 LOG_FILE: Final = "answers.log"
 _PRIVATE: Final = 0o600
@@ -54,6 +57,7 @@ class SessionStore:
         except OSError as error:
             raise _failed("make", self.folder, error) from None
         self._log = AnswerLog(self.folder / LOG_FILE, session)
+        self._transcript = Transcript(self.folder, _failed)
 
     @staticmethod
     def has(home: Path, session: bytes) -> bool:
@@ -74,9 +78,13 @@ class SessionStore:
 
     # ------------------------------------------------------------------ public state
 
-    def save_manifest(self, manifest: Manifest) -> None:
-        """Keeps the session's manifest. Raises StoreError."""
-        self._write(_MANIFEST, manifest.encode())
+    def save_session(self, manifest: Manifest, roster: Roster, layout: Layout) -> None:
+        """Keeps what the session fixes. Raises StoreError."""
+        self._transcript.describe(manifest, roster, layout)
+
+    def save_round(self, round_: int, attempt: int, contributors: Sequence[str], aggregate: Packet) -> None:
+        """Keeps an aggregate that was opened. Raises StoreError."""
+        self._transcript.save(round_, attempt, contributors, aggregate)
 
     def manifest(self) -> Manifest | None:
         """The manifest this site agreed to, if any. Raises StoreError."""
@@ -144,13 +152,37 @@ class SessionStore:
         metrics = Metrics(examples, train, held_out, tokens)
         return Update(np.frombuffer(values, "<f4").astype(np.float32, copy=False), weight, metrics)
 
+    def save_sent(self, round_: int, attempt: int, words: Words) -> None:
+        """Keeps the words that leave in this attempt, as the server will have them. Raises StoreError.
+
+        Not flushed: a crash may cost them, and then the site refuses what takes them.
+        """
+        self._forget(_SENT)
+        path = self.folder / f"sent-{round_}.{attempt}.u64"
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(np.ascontiguousarray(words, "<u8").data)
+        except OSError as error:
+            raise _failed("write", path, error) from None
+
+    def sent(self, round_: int, attempt: int) -> Words | None:
+        """The words that left in this attempt, if they are whole and here. Raises StoreError."""
+        content = self._read(f"sent-{round_}.{attempt}.u64")
+        if content is None or len(content) % 8:
+            return None
+        return np.frombuffer(content, "<u8").astype(np.uint64, copy=False)
+
+    def _forget(self, *kinds: tuple[str, ...]) -> None:
+        _remove(_files(self.folder, *kinds))
+
     def forget_update(self) -> None:
         """Removes every update: it has left the site, or nobody will ask for it again. Raises StoreError."""
-        _remove(_files(self.folder, _UPDATES))
+        self._forget(_UPDATES)
 
     def forget_round(self) -> None:
-        """Removes every secret of a round that is over here: the update, shares of others. Raises StoreError."""
-        _remove(_files(self.folder, _UPDATES, _CLIENTS))
+        """Removes what a round that is over here needed: update, shares of others, words. Raises StoreError."""
+        self._forget(_UPDATES, _CLIENTS, _SENT)
 
     # ------------------------------------------------------------------ files
 
@@ -192,7 +224,7 @@ def forget_other_sessions(home: Path, session: bytes) -> None:
     """
     for folder in (home / STATE).glob("*"):
         if folder.name != session.hex():
-            _remove(_files(folder, _UPDATES, _CLIENTS))
+            _remove(_files(folder, _UPDATES, _CLIENTS, _SENT))
 
 
 class JoinedSessions:

@@ -1,35 +1,33 @@
-"""What the server needs to go on after it died between two messages: manifest, attempts, aggregates (spec §16)."""
+"""What the server needs to go on after it died between two messages: the transcript and the attempts (spec §16.5)."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
+from fedclient.transcript import MANIFEST, FolderArchive, Transcript
 from fedserver.plan import ServerError
 from secagg.config import Manifest
 from secagg.errors import Malformed
+from secagg.identity import Roster
 from secagg.session import Aggregate, Packet
+from secagg.vector import Layout
 
 
 class Checkpoint:
-    """A folder of finished rounds; a round's folder appears only when it is whole."""
+    """The server's transcript of a session, and which attempts were begun."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._transcript = Transcript(folder, _failed)
         try:
-            (folder / "rounds").mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ServerError(f"cannot make {folder}: {error.strerror}", "choose another --out") from None
 
     def manifest(self) -> Manifest | None:
         """The session's manifest, if the session was agreed on. Raises ServerError."""
-        path = self._folder / "manifest.cbor"
+        path = self._folder / MANIFEST
         if not path.exists():
             return None
         try:
@@ -37,16 +35,13 @@ class Checkpoint:
         except Malformed:
             raise ServerError(f"{path} is damaged", "start a new session with another --out") from None
 
-    def save_manifest(self, manifest: Manifest) -> None:
-        """Keeps the manifest, durably."""
-        self._write(self._folder / "manifest.cbor", manifest.encode())
+    def save_session(self, manifest: Manifest, roster: Roster, layout: Layout) -> None:
+        """Keeps what the session fixes, durably."""
+        self._transcript.describe(manifest, roster, layout)
 
     def rounds(self) -> int:
         """How many rounds are finished."""
-        done = 0
-        while self._round(done + 1).is_dir():
-            done += 1
-        return done
+        return self._transcript.rounds()
 
     def begin_attempt(self, round_: int) -> int:
         """A number for the next attempt at this round that was never used before. Raises ServerError."""
@@ -56,61 +51,47 @@ class Checkpoint:
             attempt = int(used.get(str(round_), 0)) + 1
         except (OSError, ValueError, AttributeError, TypeError):
             raise ServerError(f"{path} is damaged", "start a new session with another --out") from None
-        self._write(path, json.dumps(used | {str(round_): attempt}).encode())
+        self._transcript.write(path.name, json.dumps(used | {str(round_): attempt}).encode())
         return attempt
 
-    def save_round(self, round_: int, attempt: int, aggregate: Aggregate) -> None:
-        """Keeps a finished round, durably, as a whole or not at all."""
-        folder, beside = self._round(round_), self._folder / "rounds" / ".next"
-        shutil.rmtree(beside, ignore_errors=True)
-        with _writing(beside):
-            beside.mkdir()
-        self._write(beside / "head.cbor", aggregate.payload.head)
-        if aggregate.payload.words is not None:
-            self._write(beside / "words.u64", np.ascontiguousarray(aggregate.payload.words, "<u8").data)
-        named = {"attempt": attempt, "contributors": list(aggregate.contributors)}
-        self._write(beside / "round.json", json.dumps(named).encode())
-        with _writing(folder):
-            beside.replace(folder)
-            _sync_folder(folder.parent)
+    def archive(self) -> FolderArchive:
+        """Takes the masked vectors of the attempt that begins; empty. Raises ServerError."""
+        return self._transcript.archive()
+
+    def hold(self, round_: int, attempt: int, blob: bytes) -> None:
+        """Keeps what a server session needs to end its round, durably."""
+        self._transcript.hold(round_, attempt, blob)
+
+    def held(self, round_: int) -> tuple[int, bytes, FolderArchive] | None:
+        """The attempt at this round whose server died after the sum was there, its blob and its archive."""
+        return self._transcript.held(round_)
+
+    def save_round(self, round_: int, attempt: int, aggregate: Aggregate, keep_vectors: int = -1) -> None:
+        """Keeps a finished round with the vectors archived for it, durably, as a whole or not at all.
+
+        keep_vectors: of how many rounds, the latest ones, vectors are kept; -1 = of all.
+        """
+        self._transcript.save(round_, attempt, aggregate.contributors, aggregate.payload)
+        if 0 <= keep_vectors < round_:
+            self._transcript.forget_vectors(round_ - keep_vectors)
 
     def aggregate(self, round_: int) -> Packet:
-        """The aggregate of a finished round, read from disk."""
-        folder = self._round(round_)
-        head, words = (folder / "head.cbor").read_bytes(), folder / "words.u64"
-        return Packet(head, np.fromfile(words, "<u8").astype(np.uint64, copy=False) if words.exists() else None)
+        """The aggregate of a finished round, read from disk. Raises Damaged."""
+        return self._transcript.aggregate(round_)
+
+    def vectors(self, round_: int) -> FolderArchive:
+        """The masked vectors of a finished round, as far as they are kept."""
+        return self._transcript.vectors(round_)
 
     def attempt(self, round_: int) -> int:
-        """The attempt in which a finished round was made."""
-        return int(json.loads((self._round(round_) / "round.json").read_text())["attempt"])
+        """The attempt in which a finished round was made. Raises Damaged."""
+        return self._transcript.attempt(round_)
 
-    def _round(self, round_: int) -> Path:
-        return self._folder / "rounds" / f"{round_:06d}"
-
-    def _write(self, path: Path, content: bytes | memoryview) -> None:
-        beside = path.with_name(f".{path.name}.new")
-        with _writing(path):
-            with beside.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
-            _sync_folder(path.parent)
+    def size_of(self, round_: int) -> int:
+        """Bytes of the aggregate of a finished round. Raises Damaged."""
+        return self._transcript.size_of(round_)
 
 
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turns what the disk says into a ServerError."""
-    try:
-        yield
-    except OSError as error:
-        problem = f"cannot write {path}: {error.strerror}"
-        raise ServerError(problem, "free some space, then go on with fedserver --resume") from None
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _failed(act: str, path: Path, error: OSError) -> ServerError:
+    problem = f"cannot {act} {path}: {error.strerror}"
+    return ServerError(problem, "free some space, then go on with fedserver --resume")

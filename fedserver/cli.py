@@ -79,6 +79,9 @@ def fedserver(
         int, typer.Option(help="Examples that count as weight 1; 0 = equal.", rich_help_panel=_QUANTISING)
     ] = 0,
     rotate: Annotated[bool, typer.Option(help="Hadamard rotation.", rich_help_panel=_QUANTISING)] = True,
+    keep_vectors: Annotated[
+        int, typer.Option(help="Rounds whose masked vectors stay on disk for verify-round; -1 = all.")
+    ] = -1,
     clip_norm: Annotated[
         float, typer.Option(help="L2 bound of an update; 0 = none.", rich_help_panel=_QUANTISING)
     ] = 0.0,
@@ -114,7 +117,7 @@ def fedserver(
         rounds=rounds, min_sites=min_sites, colluders=colluders, dropouts=dropouts, bits=bits, weight_cap=weight_cap,
         examples_per_weight=examples_per_weight, rotate=rotate, clip_norm=clip_norm, first_range=first_range,
         join_timeout=join_timeout, load_timeout=load_timeout, train_timeout=train_timeout, phase_timeout=phase_timeout,
-        listen=listen or DEFAULT_LISTEN, traffic=str(out / "run" / "traffic"),
+        keep_vectors=keep_vectors, listen=listen or DEFAULT_LISTEN, traffic=str(out / "run" / "traffic"),
         lora=LoraSettings(rank, alpha, target_modules, dropout),
         training=TrainingSettings(
             learning_rate, learning_rate_decay, local_epochs, local_steps, batch_size, sequence_length, max_blocks, seed

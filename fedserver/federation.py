@@ -6,11 +6,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 import numpy as np
 
 from fedclient.packets import MAX_PACKETS, SiteRefusal
+from fedclient.transcript import Damaged
 from fedserver.checkpoint import Checkpoint
 from fedserver.enrolment import Enrolment
 from fedserver.journal import Journal
@@ -24,12 +26,11 @@ from secagg.errors import FaultySite, Refused, Sealed, SecAggError, TooFewSites
 from secagg.identity import Roster, ServerKeys
 from secagg.initial import initial_adapter
 from secagg.schemes import scheme_named
-from secagg.session import Aggregate, Mean, Packet
+from secagg.session import Aggregate, Mean, Packet, ServerSession
 from secagg.vector import Layout, Vector
 
 GATHER_POLL_S: Final = 0.2
 CATCH_UP_BYTES: Final = 512 << 20  # of missed aggregates in one message, and in memory at a time
-MOST_BYTES_PER_VALUE: Final = 4  # two lanes of 32 bits in a word
 ANOTHER_ADAPTER: Final = "another-adapter"  # in the journal only: a site computed another adapter than the rest
 
 Past = Mapping[int, tuple[int, Packet]]  # round -> attempt in which its aggregate was made, the aggregate
@@ -63,9 +64,10 @@ class Federation:
         self._gather(*self._expected(manifest))
         if manifest is None:
             manifest = self._enrolment.propose(self._link.sites())
-            self._checkpoint.save_manifest(manifest)
+            self._checkpoint.save_session(manifest, self._roster, self._enrolment.layout(manifest))
         self._admit(manifest)
-        self._recall(manifest)
+        position = self._recall(manifest)
+        self._end_held(manifest, position)
         for round_ in range(self._checkpoint.rounds() + 1, manifest.rounds + 1):
             self._round(manifest, round_)
         self._finish(manifest)
@@ -122,8 +124,8 @@ class Federation:
                 "read each site's own message, and start the session again",
             )
 
-    def _recall(self, manifest: Manifest) -> None:
-        """Rebuilds the running adapter from the rounds already finished."""
+    def _recall(self, manifest: Manifest) -> Position:
+        """Rebuilds the running adapter from the rounds already finished, and where that leaves the session."""
         self._adapter = initial_adapter(self._enrolment.layout(manifest), manifest.nonce)
         position = Position.start(manifest)
         for round_ in range(1, self._checkpoint.rounds() + 1):
@@ -131,11 +133,27 @@ class Federation:
                 header = position.header(manifest, self._checkpoint.attempt(round_))
                 context = RoundContext(manifest, self._roster, header)
                 position = self._apply(context, self._checkpoint.aggregate(round_), position)[1]
-            except (SecAggError, OSError, ValueError, KeyError):
+            except (SecAggError, Damaged):
                 problem = f"the checkpoint of round {round_} is damaged"
                 raise ServerError(problem, "restore it, or begin a new session with another --out") from None
         if self._checkpoint.rounds():
             self._journal.write("resumed", rounds=self._checkpoint.rounds())
+        return position
+
+    def _end_held(self, manifest: Manifest, position: Position) -> None:
+        """Ends the round whose sum was there when the server died: no site has to give anything secret again."""
+        held = self._checkpoint.held(position.round + 1)
+        if held is None:
+            return
+        attempt, blob, archive = held
+        context = RoundContext(manifest, self._roster, position.header(manifest, attempt))
+        account, started = Account(), time.monotonic()
+        try:
+            session = scheme_named(manifest.scheme).resume(context, self._keys, archive, blob)
+        except (SecAggError, Damaged):
+            return  # as if nothing had been held: sites that released shares will refuse another attempt
+        self._journal.write("round", round=context.header.round, rounds=manifest.rounds)
+        self._commit(context, self._drive(session, context, account), account, 0.0, started)
 
     def _apply(self, context: RoundContext, aggregate: Packet, position: Position) -> tuple[Mean | None, Position]:
         """Adds an aggregate's mean to the running adapter, if the server may read it."""
@@ -167,9 +185,7 @@ class Federation:
                 why.append(self._void(round_, error, account))
                 self._require_hope(manifest, round_, account)
                 continue
-            mean = self._open(context, aggregate)
-            self._checkpoint.save_round(round_, context.header.attempt, aggregate)
-            self._report(context, aggregate, mean, account, train_s, time.monotonic() - started)
+            self._commit(context, aggregate, account, train_s, started)
             return
         raise ServerError(
             f"round {round_} is void after {len(why)} attempts: {why[-1]}",
@@ -196,10 +212,10 @@ class Federation:
     def _asked_to_start(self, manifest: Manifest, round_: int, sites: Set[str], account: Account) -> Iterator[str]:
         """Sends the start of a round, with the aggregates each site lacks; gives the sites whose position is known."""
         requests = {}
-        past, reach = self._past(manifest, sites, round_), _reach(manifest)
+        past = self._past(sites, round_)
         for site in sorted(sites):
             position = self._positions[site]
-            nearer = min(round_, position.round + reach)  # as far as one message can bring it
+            nearer = self._in_reach(position.round, round_)
             attempts, aggregates = _since(position, nearer, past)
             requests[site] = [Packet(RoundStart(manifest.digest(), nearer, attempts).encode()), *aggregates]
         account.add("start", down=sum(size_of(each) for packets in requests.values() for each in packets))
@@ -207,10 +223,20 @@ class Federation:
             if self._is_placed(manifest, site, answer, "train", round_, account):
                 yield site
 
-    def _past(self, manifest: Manifest, sites: Iterable[str], before: int) -> Past:
+    def _in_reach(self, stood: int, before: int) -> int:
+        """The round, `before` at the latest, that one message can bring a site to that has completed `stood`."""
+        nearer, left = stood + 1, CATCH_UP_BYTES
+        for missed in range(stood + 1, min(before, stood + MAX_PACKETS)):
+            left -= self._checkpoint.size_of(missed)
+            if left < 0 and missed > stood + 1:
+                break
+            nearer = missed + 1
+        return min(nearer, before)
+
+    def _past(self, sites: Iterable[str], before: int) -> Past:
         """Attempt and aggregate of every finished round that one of these sites lacks, each read once."""
         stood = {self._positions[site].round for site in sites}
-        wanted = sorted({each for at in stood for each in range(at + 1, min(before, at + _reach(manifest)))})
+        wanted = sorted({each for at in stood for each in range(at + 1, self._in_reach(at, before))})
         return {each: (self._checkpoint.attempt(each), self._checkpoint.aggregate(each)) for each in wanted}
 
     def _is_placed(
@@ -249,11 +275,23 @@ class Federation:
     ) -> tuple[RoundContext, Aggregate]:
         attempt = self._checkpoint.begin_attempt(position.round + 1)
         context = RoundContext(manifest, self._roster, position.header(manifest, attempt), tuple(cohort))
-        session = scheme_named(manifest.scheme).server(context, self._keys)
-        ref = AttemptRef(manifest.digest(), context.header.round, attempt)
-        max_words = manifest.size + 64  # no scheme sends more than a word per value
-        aggregate = drive(session, self._link, ref, self._plan.phase_timeout, self._journal, account, max_words)
-        return replace(context, cohort=()), aggregate
+        session = scheme_named(manifest.scheme).server(context, self._keys, self._checkpoint.archive())
+        return replace(context, cohort=()), self._drive(session, context, account)
+
+    def _drive(self, session: ServerSession, context: RoundContext, account: Account) -> Aggregate:
+        header, max_words = context.header, context.manifest.size + 64  # no scheme sends more than a word per value
+        ref = AttemptRef(header.session, header.round, header.attempt)
+        hold = partial(self._checkpoint.hold, header.round, header.attempt)
+        return drive(session, self._link, ref, self._plan.phase_timeout, self._journal, account, max_words, hold)
+
+    def _commit(
+        self, context: RoundContext, aggregate: Aggregate, account: Account, train_s: float, started: float
+    ) -> None:
+        """Opens the sum as a site would, keeps it for good, and says so."""
+        mean = self._open(context, aggregate)
+        header = context.header
+        self._checkpoint.save_round(header.round, header.attempt, aggregate, self._plan.keep_vectors)
+        self._report(context, aggregate, mean, account, train_s, time.monotonic() - started)
 
     def _void(self, round_: int, error: SecAggError, account: Account) -> str:
         why = f"{error}; missing: {account.missing()}"
@@ -301,11 +339,11 @@ class Federation:
     def _finish(self, manifest: Manifest) -> None:
         self._admit(manifest)
         here, account, after = self._link.sites() & set(self._positions), Account(), manifest.rounds + 1
-        while far := {site for site in here if self._positions[site].round + _reach(manifest) < after}:
+        while far := {site for site in here if self._in_reach(self._positions[site].round, after) < after}:
             stood = {site: self._positions[site].round for site in far}
             answered = self._asked_to_start(manifest, manifest.rounds, far, account)
             here = (here - far) | {site for site in answered if self._positions[site].round > stood[site]}
-        requests, past = {}, self._past(manifest, here, after)
+        requests, past = {}, self._past(here, after)
         for site in sorted(here):
             attempts, aggregates = _since(self._positions[site], after, past)
             requests[site] = [Packet(Finish(manifest.digest(), manifest.rounds, attempts).encode()), *aggregates]
@@ -323,11 +361,6 @@ class Federation:
         """Whether a site ended with the server's adapter, as far as the server may know it."""
         own = self._enrolment.adapter_digest(manifest, self._adapter)
         return position.round == manifest.rounds and (self._adapter is None or position.adapter == own)
-
-
-def _reach(manifest: Manifest) -> int:
-    """One more than the number of missed aggregates that a message takes: by their count and by their bytes."""
-    return min(MAX_PACKETS, 1 + max(1, CATCH_UP_BYTES // (MOST_BYTES_PER_VALUE * manifest.size)))
 
 
 def _since(position: Position, before: int, past: Past) -> tuple[tuple[int, ...], list[Packet]]:

@@ -12,6 +12,7 @@ PHASES = {
     "mask": "masked updates",
     "consent": "survivors",
     "unmask": "unmask",
+    "check": "check of the sum",
 }
 
 

@@ -53,6 +53,7 @@ class Plan:
     train_timeout: float = 3600.0
     phase_timeout: float = 60.0
     attempts: int = 3
+    keep_vectors: int = -1  # of how many rounds masked vectors stay on disk; -1 = of all
     listen: str = "127.0.0.1:8443"
     traffic: str = ""
 
@@ -64,7 +65,7 @@ class Plan:
             "examples_per_weight": (0, MOST_WEIGHT), "clip_norm": (0.0, 2.0**31), "first_range": (0.0, 4096.0),
             "join_timeout": (0.0, MONTH_S), "load_timeout": (0.0, MONTH_S), "train_timeout": (0.0, MONTH_S),
             "phase_timeout": (0.0, MONTH_S),
-            "attempts": (1, 100),
+            "attempts": (1, 100), "keep_vectors": (-1, MAX_ROUNDS),
         }  # fmt: skip
         for name, (least, most) in limits.items():
             if not least <= getattr(self, name) <= most:  # nor if it is NaN

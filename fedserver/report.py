@@ -53,7 +53,7 @@ def phases(rounds: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     names = list(dict.fromkeys(name for each in rounds for name in each["bytes_down"]))
     found = {}
     for name in names:
-        seconds = [each["seconds_train"] if name == "start" else each["seconds"][name] for each in rounds]
+        seconds = [each["seconds_train"] if name == "start" else each["seconds"].get(name, 0.0) for each in rounds]
         found["train" if name == "start" else name] = {
             "seconds": sum(seconds) / len(rounds),
             "bytes_up": sum(each["bytes_up"].get(name, 0) for each in rounds) / len(rounds),

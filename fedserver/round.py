@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from fedclient.packets import SiteRefusal
@@ -44,11 +44,14 @@ def size_of(packet: Packet) -> int:
 
 def drive(
     session: ServerSession, link: Link, ref: AttemptRef, phase_timeout_s: float, journal: Journal,
-    account: Account, max_words: int,
+    account: Account, max_words: int, hold: Callable[[bytes], None],
 ) -> Aggregate:  # fmt: skip
-    """The aggregate of this attempt. Raises what the session raises: the attempt is void then."""
+    """The aggregate of this attempt. Raises what the session raises: the attempt is void then.
+
+    hold: keeps what a session that can do without the sites' secrets needs to end the round.
+    """
     try:
-        _run_phases(session, link, ref, phase_timeout_s, journal, account, max_words)
+        _run_phases(session, link, ref, phase_timeout_s, journal, account, max_words, hold)
     finally:
         for site, fault in session.faults.items():
             account.faulty[site] = fault.code
@@ -58,7 +61,7 @@ def drive(
 
 def _run_phases(
     session: ServerSession, link: Link, ref: AttemptRef, phase_timeout_s: float, journal: Journal,
-    account: Account, max_words: int,
+    account: Account, max_words: int, hold: Callable[[bytes], None],
 ) -> None:  # fmt: skip
     while not session.done:
         phase, requests, started = session.phase, session.requests(), time.monotonic()
@@ -72,6 +75,9 @@ def _run_phases(
             for site in sorted(set(requests) - exchange.answered - set(account.refused)):
                 account.silent[site] = phase
                 journal.write("silent", round=ref.round, attempt=ref.attempt, phase=phase, site=site)
+        blob = session.to_bytes()
+        if blob and not session.done:
+            hold(blob)
 
 
 @dataclass

@@ -10,7 +10,8 @@ from secagg.errors import FaultyServer, Refused
 from secagg.session import Mean
 from secagg.wire import Digest, Range, Struct
 
-STAGES: Final = ("advertised", "shared", "masked", "signed", "spent")  # in the order of answering
+STAGES: Final = ("advertised", "shared", "masked", "signed", "spent", "checked")  # in the order of answering
+RELEASED: Final = STAGES.index("spent") + 1  # from this stage on, unmask shares have left
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class Answer(Struct):
     round: Annotated[int, Range(1, MAX_ROUNDS)]
     attempt: Annotated[int, Range(1, 1000)]
     stage: Annotated[int, Range(1, len(STAGES))]  # 1 = advertised
-    evidence: Digest  # h3 from stage "signed" on, the header's digest before
+    evidence: Digest  # the header's digest, from "signed" on h3, at "checked" the record's digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +77,14 @@ class Ledger:
 
     def released(self, round_: int) -> bool:
         """Whether an unmask share of this round has left the site."""
-        return self.last is not None and self.last.round == round_ and STAGES[self.last.stage - 1] == "spent"
+        return self.last is not None and self.last.round == round_ and self.last.stage >= RELEASED
 
     def answer(self, header: RoundHeader, stage: str, evidence: bytes) -> tuple[Ledger, Answer]:
         """The log with one more line, and the line. Raises Refused for an answer already given."""
         line = Answer(self.session, header.round, header.attempt, STAGES.index(stage) + 1, evidence)
         if self.last is not None and _order(line) <= _order(self.last):
             raise Refused("this phase was answered before")
-        if self.released(header.round):
+        if self.last is not None and self.released(header.round) and line.attempt != self.last.attempt:
             raise Refused("unmask shares already left for this round")
         return replace(self, last=line), line
 

@@ -42,6 +42,7 @@ SIGN_SEALED_SHARES: Final = _label("sig sealed shares")
 SIGN_MASKED_VECTOR: Final = _label("sig masked vector")
 SIGN_SURVIVORS: Final = _label("sig survivors")
 SIGN_UNMASK_SHARES: Final = _label("sig unmask shares")
+SIGN_PROJECTIONS: Final = _label("sig projections")
 
 # key derivation (HKDF info) and streams
 SHARE_KEY: Final = _label("share key")
@@ -49,6 +50,7 @@ PAIR_MASK: Final = _label("pair mask")
 SELF_MASK: Final = _label("self mask")
 SHARE_AAD: Final = _label("share aad")
 ROTATION: Final = _label("rotation signs")
+CHALLENGE: Final = _label("challenge")
 INITIAL_VALUES: Final = _label("initial values")
 KEY_AT_REST: Final = _label("key at rest")  # a passphrase-sealed key file
 KEY_CHECK: Final = _label("key check")

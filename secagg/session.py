@@ -115,6 +115,31 @@ class ClientSession(Protocol):
         """The whole state, secret; `Scheme.restore` takes it back."""
 
 
+class Archive(Protocol):
+    """Where a server session keeps what each site contributed, until the round is over and an auditor may ask."""
+
+    def put(self, site: str, words: Words) -> None:
+        """Keeps a site's words, uint64; once per site."""
+
+    def get(self, site: str) -> Words:
+        """The words that were put."""
+
+
+class InMemory:
+    """An archive for tests and small rounds."""
+
+    def __init__(self) -> None:
+        self._words: dict[str, Words] = {}
+
+    def put(self, site: str, words: Words) -> None:
+        """Keeps the array itself."""
+        self._words[site] = words
+
+    def get(self, site: str) -> Words:
+        """The array."""
+        return self._words[site]
+
+
 class ServerSession(Protocol):
     """The server's side of one attempt of one round."""
 
@@ -140,6 +165,9 @@ class ServerSession(Protocol):
     def result(self) -> Aggregate:
         """The aggregate. Raises Misuse before `done`."""
 
+    def to_bytes(self) -> bytes:
+        """What ends the round without asking any secret again, together with the archive; empty until there is such."""
+
 
 class Scheme(Protocol):
     """How updates are protected: one folder of secagg each, listed in `secagg.schemes` alone."""
@@ -158,11 +186,18 @@ class Scheme(Protocol):
         blob: bytes,
         update: Update | None,
         rng: Rng,
+        sent: Words | None = None,
     ) -> ClientSession:
-        """The session that `to_bytes` wrote. Raises Malformed, or Misuse if it still needs the update."""
+        """The session that `to_bytes` wrote. Raises Malformed, or Misuse if it still needs the update.
 
-    def server(self, context: RoundContext, keys: ServerKeys) -> ServerSession:
-        """A session for the sites of `context.cohort`."""
+        sent: the words that a reply of this session had beside it; without them it may refuse later requests.
+        """
+
+    def server(self, context: RoundContext, keys: ServerKeys, archive: Archive) -> ServerSession:
+        """A session for the sites of `context.cohort`. archive: empty, and of this attempt alone."""
+
+    def resume(self, context: RoundContext, keys: ServerKeys, archive: Archive, blob: bytes) -> ServerSession:
+        """The session whose `to_bytes` gave `blob`, in its last phase. Raises Malformed if they do not fit."""
 
     def open(self, context: RoundContext, aggregate: Packet, site: SiteKeys | None = None) -> Mean:
         """The mean, after every check a site can make. Raises FaultyServer, Malformed or Sealed."""

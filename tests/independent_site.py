@@ -25,6 +25,7 @@ P = 2**256 + 297
 MASK = 2**64 - 1
 ROUND_OPEN, KEY_ADVERT, KEY_ROSTER, SEALED_SHARES, BUNDLE = 10, 11, 12, 13, 14
 MASKED_VECTOR, SURVIVOR_SET, SURVIVOR_SIGNATURE, PROOF, UNMASK_SHARES, STATEMENT = 15, 16, 17, 18, 19, 20
+RECORD, PROJECTIONS = 21, 22
 
 
 def label(purpose: str) -> bytes:
@@ -155,7 +156,7 @@ class Parameters:
 
 @dataclass
 class IndependentSite:
-    """Answers the five requests of one attempt with (head, words)."""
+    """Answers the six requests of one attempt with (head, words)."""
 
     name: str
     identity: Ed25519PrivateKey
@@ -171,7 +172,7 @@ class IndependentSite:
         tag, *fields = parse(head)
         steps = {
             ROUND_OPEN: self._advertise, KEY_ROSTER: self._share, BUNDLE: self._mask, SURVIVOR_SET: self._consent,
-            PROOF: self._unmask,
+            PROOF: self._unmask, RECORD: self._check,
         }  # fmt: skip
         return steps[tag](*fields)
 
@@ -224,7 +225,7 @@ class IndependentSite:
             self.held[sender] = [plaintext[:33], plaintext[33:]]
         h0 = self.parameters.h0
         self.h2 = sha(label("share set"), h0, cbor(statements))
-        words = self._masked(self._words())
+        words = self.sent = self._masked(self._words())
         digest = sha(label("masked words"), h0, struct.pack(f"<{len(words)}Q", *words))
         vector = self._signed("sig masked vector", MASKED_VECTOR, self.name, self.h2, digest)
         return cbor([MASKED_VECTOR, *vector]), words
@@ -298,3 +299,18 @@ class IndependentSite:
         keys = [[name, self.held[name][0]] for name in sorted(self.held) if name not in self.survivors]
         shares = self._signed("sig unmask shares", UNMASK_SHARES, self.name, self.h3, seeds, keys)
         return cbor([UNMASK_SHARES, *shares]), None
+
+    def _check(self, header: list[Any], *lists: Any) -> tuple[bytes, None]:
+        """Section 15.2."""
+        assert header == self.parameters.header and [vector[0] for vector in lists[2]] == self.survivors
+        record = sha(label("transcript"), cbor([RECORD, header, *lists]))
+        seed = hkdf(record, self.parameters.h0, label("challenge"), 48)
+        octets = stream(seed, -(-(len(self.sent) + 127) // 8))
+        bits = [octets[i // 8] >> i % 8 & 1 for i in range(len(self.sent) + 127)]
+        values = [sum(bits[w + k] * y for w, y in enumerate(self.sent)) & MASK for k in range(128)]
+        return cbor(
+            [
+                PROJECTIONS,
+                *self._signed("sig projections", PROJECTIONS, self.name, record, struct.pack("<128Q", *values)),
+            ]
+        ), None

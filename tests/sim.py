@@ -18,7 +18,7 @@ from secagg.lanes import headroom
 from secagg.primitives.prg import Stream
 from secagg.quantize import QuantizerParams
 from secagg.schemes import scheme_named
-from secagg.session import Aggregate, ClientSession, Mean, Metrics, Packet, ServerSession, Update
+from secagg.session import Aggregate, ClientSession, InMemory, Mean, Metrics, Packet, ServerSession, Update, Words
 from secagg.thresholds import plan
 from secagg.vector import Layout, adapter_digest
 
@@ -110,7 +110,7 @@ class Round:
 
     drop[phase]: sites that fall silent there, before they see the request. lose[phase]: sites that answer,
     but the answer never arrives. alter_*: see every packet on its way. restart: every site is killed after
-    every answer and goes on from what it had saved.
+    every answer and goes on from what it had saved; with the words it had sent, if it keeps_words.
     """
 
     consortium: Consortium
@@ -122,14 +122,17 @@ class Round:
     alter_request: Alter = _as_it_is
     alter_reply: Alter = _as_it_is
     restart: bool = False
+    keeps_words: bool = True
     seed: object = 0
     clients: dict[str, ClientSession] = field(default_factory=dict)
     refusals: dict[str, SecAggError] = field(default_factory=dict)
+    sent: dict[str, Words] = field(default_factory=dict)
     server: ServerSession = field(init=False)
 
     def __post_init__(self) -> None:
         self.scheme = scheme_named(self.context.manifest.scheme)
-        self.server = self.scheme.server(self.context, self.consortium.server_keys)
+        self.archive = InMemory()
+        self.server = self.scheme.server(self.context, self.consortium.server_keys, self.archive)
         self._silent: set[str] = set()
         self._dice = {site: Dice((self.seed, site, self.context.header.attempt)) for site in self.context.cohort}
         for site in self.context.cohort:
@@ -169,6 +172,8 @@ class Round:
             except SecAggError as error:
                 self.refusals[site] = error
                 continue
+            if reply.words is not None:
+                self.sent[site] = reply.words
             if self.restart:
                 self._restart(site)
             altered = self.alter_reply(phase, site, reply)
@@ -178,7 +183,9 @@ class Round:
     def _restart(self, site: str) -> None:
         saved, update = self.clients[site].to_bytes(), self.updates[site]
         keys, dice = self.consortium.keys[site], self._dice[site]
-        self.clients[site] = self.scheme.restore(self.site_context, keys, self.policy, saved, update, dice)
+        sent = self.sent.get(site) if self.keeps_words else None
+        parts = self.site_context, keys, self.policy, saved, update, dice
+        self.clients[site] = self.scheme.restore(*parts, sent)
 
     def released(self) -> set[str]:
         """The sites whose unmask shares were made."""

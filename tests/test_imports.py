@@ -32,7 +32,7 @@ LAYERS = [  # a module of secagg imports only from layers before its own, or fro
     {"cbor", "primitives", "session"},
     {"wire"},
     {"thresholds", "identity", "vector", "lanes", "rotate", "tally"},
-    {"quantize", "initial"},
+    {"quantize", "initial", "projection"},
     {"config"},
     {"chain"},
     {"enrol"},
@@ -185,8 +185,8 @@ def test_keys_know_neither_learning_nor_flower() -> None:
     assert [str(each) for each in imports("keys") if top(each.module) in LEARNING | {"flwr"}] == []
 
 
-def test_the_server_takes_packets_and_settings_from_the_client_and_nothing_else() -> None:
-    allowed = ("fedclient.packets", "fedclient.settings")
+def test_the_server_takes_packets_settings_and_the_transcript_from_the_client_and_nothing_else() -> None:
+    allowed = ("fedclient.packets", "fedclient.settings", "fedclient.transcript")
     taken = [each for each in imports("fedserver") if top(each.module) == "fedclient"]
     wrong = {str(each) for each in taken if each.module not in allowed and not _takes_only(each, allowed)}
     assert wrong <= {f"fedserver/demo.py: {DEMO_NUMBERS}"}
@@ -221,7 +221,8 @@ def test_a_process_that_loads_the_whole_server_holds_no_learning_and_no_private_
     assert {name for name in loaded if top(name) in LEARNING} == set()
     assert PRIVATE_KEY_CODE not in loaded
     theirs = {name for name in loaded if top(name) == "fedclient"}
-    assert theirs <= {"fedclient", "fedclient.packets", "fedclient.settings", DEMO_NUMBERS}
+    own = {f"fedclient.{name}" for name in ("packets", "settings", "transcript")}
+    assert theirs <= {"fedclient", *own, DEMO_NUMBERS}
 
 
 def test_private_flower_modules_are_used_in_one_file() -> None:

@@ -1,4 +1,4 @@
-"""What everybody checks of the four signed lists U1, U2, U3 and the quorum (spec §11.5).
+"""What everybody checks of the signed lists U1, U2, U3 and the quorum, and of the record they end in (spec §11.5).
 
 Errors name the site when its own signature proves the fault, and "site or server" when it does not.
 """
@@ -10,8 +10,18 @@ from collections.abc import Sequence
 from secagg.config import RoundContext
 from secagg.errors import FaultyPeerOrServer, FaultyServer, FaultySite, Malformed
 from secagg.labels import SIGN_KEY_ADVERT, SIGN_MASKED_VECTOR, SIGN_SEALED_SHARES, SIGN_SURVIVORS
-from secagg.masked.messages import KeyAdvert, MaskedVector, ShareStatement, SurvivorSignature
-from secagg.primitives.agreement import require_public
+from secagg.masked.messages import (
+    KeyAdvert,
+    MaskedVector,
+    RoundRecord,
+    ShareStatement,
+    SurvivorSignature,
+    key_roster_digest,
+    seed_commitment,
+    share_set_digest,
+    survivor_set_digest,
+)
+from secagg.primitives.agreement import public_key, require_public
 from secagg.primitives.signature import is_signed
 from secagg.wire import Struct
 
@@ -78,3 +88,41 @@ def require_quorum(
         if each.survivor_set != h3:
             raise FaultyServer("a signature of the quorum is on another survivor set")
         require_signed(context, SIGN_SURVIVORS, each, each.site, each.signature)
+
+
+def require_record(context: RoundContext, record: RoundRecord) -> bytes:
+    """Checks a round's record but for its sum: of this attempt, one chain of lists, the secrets they commit to.
+
+    Gives h3. Raises by blame.
+    """
+    if record.header != context.header:
+        raise FaultyServer("the record belongs to another round")
+    require_adverts(context, record.adverts)
+    h1 = key_roster_digest(context.digest, record.adverts)
+    require_statements(context, record.adverts, h1, record.statements)
+    h2 = share_set_digest(context.digest, record.statements)
+    require_vectors(context, h2, record.vectors)
+    survivors = [each.site for each in record.vectors]
+    if not set(survivors) <= {each.site for each in record.statements}:
+        raise FaultyServer("the survivor set lists a site outside the share set")
+    if len(survivors) < context.manifest.least_survivors:
+        raise FaultyServer("the survivor set is below the fewest survivors")
+    h3 = survivor_set_digest(context.digest, record.vectors)
+    require_quorum(context, h3, survivors, record.signatures)
+    _require_secrets(context, record)
+    return h3
+
+
+def _require_secrets(context: RoundContext, record: RoundRecord) -> None:
+    """Exactly the survivors' seeds and the dropouts' keys are revealed, and they are the committed ones."""
+    adverts = {each.site: each for each in record.adverts}
+    survivors = [each.site for each in record.vectors]
+    dropped = sorted({each.site for each in record.statements} - set(survivors))
+    if [each.site for each in record.seeds] != survivors or [each.site for each in record.keys] != dropped:
+        raise FaultyServer("the revealed secrets are not the survivors' seeds and the dropouts' keys")
+    for seed in record.seeds:
+        if seed_commitment(context.digest, seed.secret) != adverts[seed.site].seed_commitment:
+            raise FaultyServer(f"the revealed seed of {seed.site} is not the one it committed to")
+    for key in record.keys:
+        if public_key(key.secret) != adverts[key.site].mask_key:
+            raise FaultyServer(f"the revealed key of {key.site} is not the one it advertised")

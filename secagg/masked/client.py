@@ -13,13 +13,14 @@ from secagg.identity import SiteKeys
 from secagg.labels import (
     SIGN_KEY_ADVERT,
     SIGN_MASKED_VECTOR,
+    SIGN_PROJECTIONS,
     SIGN_ROUND_OPEN,
     SIGN_SEALED_SHARES,
     SIGN_SURVIVORS,
     SIGN_UNMASK_SHARES,
 )
-from secagg.masked.checks import require_adverts, require_quorum, require_statements, require_vectors
-from secagg.masked.graph import box_aad, box_key, neighbour_seeds, rotation_seed, self_seed
+from secagg.masked.checks import require_adverts, require_quorum, require_record, require_statements, require_vectors
+from secagg.masked.graph import box_aad, box_key, challenge_seed, neighbour_seeds, rotation_seed, self_seed
 from secagg.masked.masks import Masks
 from secagg.masked.messages import (
     REQUESTS,
@@ -27,7 +28,9 @@ from secagg.masked.messages import (
     KeyAdvert,
     KeyRoster,
     MaskedVector,
+    Projections,
     RoundOpen,
+    RoundRecord,
     SealedShares,
     Share,
     ShareBundle,
@@ -46,6 +49,7 @@ from secagg.masked.messages import (
 from secagg.masked.params import SECRET
 from secagg.masked.states import (
     Advertised,
+    Checked,
     Fresh,
     HeldShares,
     Masked,
@@ -60,6 +64,7 @@ from secagg.primitives.agreement import agree, load, public_key
 from secagg.primitives.prg import SEED_BYTES, Stream
 from secagg.primitives.shamir import SHARE_BYTES, split
 from secagg.primitives.signature import is_signed
+from secagg.projection import project
 from secagg.quantize import Quantizer
 from secagg.session import Packet, Rng, Update, Words
 from secagg.tally import WORDS, Tally
@@ -89,6 +94,7 @@ class MaskedClient:
         self._update = update
         self._rng = rng
         self._state = state
+        self._sent: Words | None = None  # the masked words; the server has them too
 
     @classmethod
     def restored(
@@ -99,6 +105,7 @@ class MaskedClient:
         blob: bytes,
         update: Update | None,
         rng: Rng,
+        sent: Words | None = None,
     ) -> MaskedClient:
         """The session that `to_bytes` wrote. Raises Malformed, or Misuse if it still needs the update."""
         if not blob.startswith(context.digest):
@@ -106,22 +113,27 @@ class MaskedClient:
         state = decode_state(blob[len(context.digest) :])
         if update is None and isinstance(state, Fresh | Advertised | Shared):
             raise Misuse("a session that has not sent its vector needs the update")
-        return cls(context, keys, policy, update, rng, state)
+        session = cls(context, keys, policy, update, rng, state)
+        session._sent = sent
+        return session
 
     @property
     def stage(self) -> str:
-        """'fresh', 'advertised', 'shared', 'masked', 'signed' or 'spent'."""
+        """'fresh', 'advertised', 'shared', 'masked', 'signed', 'spent' or 'checked'."""
         return type(self._state).__name__.lower()
 
     @property
     def released(self) -> bool:
         """Whether unmask shares were made."""
-        return isinstance(self._state, Spent) and bool(self._state.released)
+        state = self._state
+        return isinstance(state, Checked) or (isinstance(state, Spent) and bool(state.released))
 
     @property
     def evidence(self) -> bytes:
-        """32 bytes for the durable log: h3 once it is signed, the header's digest before."""
+        """32 bytes for the durable log: h3 once it is signed, the record's digest at the end, the header's before."""
         state = self._state
+        if isinstance(state, Checked):
+            return state.record
         return state.survivor_set if isinstance(state, Signed | Spent) else self._context.digest
 
     def to_bytes(self) -> bytes:
@@ -139,7 +151,9 @@ class MaskedClient:
         state, reply = step(self, self._state, message)
         self._state = state
         if isinstance(state, Masked):
-            self._update = None
+            self._update, self._sent = None, reply.words
+        if isinstance(state, Checked):
+            self._sent = None
         return reply
 
     def _sign(self, label: bytes, message: Struct) -> bytes:
@@ -295,6 +309,21 @@ class MaskedClient:
         reply = UnmaskShares(draft.site, draft.survivor_set, seeds, keys, signature)
         return Spent(state.survivor_set, 1), Packet(reply.encode())
 
+    # ------------------------------------------------------------------ trip 5: check
+
+    def _check(self, state: Spent, message: RoundRecord) -> tuple[State, Packet]:
+        context, own = self._context, self._keys.site
+        if require_record(context, message) != state.survivor_set:
+            raise FaultyServer("the record names another survivor set than this site signed")
+        own_vector = next(each for each in message.vectors if each.site == own)  # h3 holds it
+        if self._sent is None or masked_words_digest(context.digest, self._sent) != own_vector.words:
+            raise Refused("this site's masked words are lost; they have to travel instead")
+        record = message.transcript()
+        values = project(challenge_seed(context, record), self._sent).astype("<u8").tobytes()
+        draft = Projections(own, record, values, bytes(64))
+        reply = Projections(own, record, values, self._sign(SIGN_PROJECTIONS, draft))
+        return Checked(record), Packet(reply.encode())
+
 
 TRANSITIONS: Final[dict[tuple[type[State], type[Struct]], Callable[..., tuple[State, Packet]]]] = {
     (Fresh, RoundOpen): MaskedClient._advertise,  # spec §11.4.1
@@ -302,6 +331,7 @@ TRANSITIONS: Final[dict[tuple[type[State], type[Struct]], Callable[..., tuple[St
     (Shared, ShareBundle): MaskedClient._mask,  # spec §11.4.3
     (Masked, SurvivorSet): MaskedClient._consent,  # spec §11.4.4
     (Signed, SurvivorProof): MaskedClient._unmask,  # spec §11.4.5
+    (Spent, RoundRecord): MaskedClient._check,  # spec §11.4.6
 }
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from secagg.config import RoundContext
-from secagg.labels import PAIR_MASK, ROTATION, SELF_MASK, SHARE_AAD, SHARE_KEY, VECTOR_UPDATE
+from secagg.labels import CHALLENGE, PAIR_MASK, ROTATION, SELF_MASK, SHARE_AAD, SHARE_KEY, VECTOR_UPDATE
 from secagg.primitives.agreement import Loaded, agree, derive, load
 from secagg.primitives.prg import SEED_BYTES
 
@@ -58,6 +58,27 @@ def neighbour_seeds(
     return MaskSeeds(tuple(plus), tuple(minus))
 
 
+def seeds_in_sum(
+    context: RoundContext,
+    share_set: bytes,
+    mask_keys: Mapping[str, bytes],
+    revealed_seeds: Mapping[str, bytes],
+    revealed_keys: Mapping[str, bytes],
+) -> MaskSeeds:
+    """The masks that the survivors' vectors still hold when they are summed: what to take off to get the sum.
+
+    mask_keys: of all U1. revealed_seeds: b of every survivor. revealed_keys: the mask secret of every dropout.
+    """
+    plus = [self_seed(context, share_set, site, seed) for site, seed in revealed_seeds.items()]
+    minus: list[bytes] = []
+    for gone, secret in revealed_keys.items():
+        peers = [(site, mask_keys[site]) for site in revealed_seeds]
+        pairs = neighbour_seeds(context, share_set, secret, gone, peers)
+        plus += pairs.minus  # what the dropout would have subtracted, the survivors added
+        minus += pairs.plus
+    return MaskSeeds(tuple(plus), tuple(minus))
+
+
 def box_key(context: RoundContext, shared: bytes, sender: str, receiver: str) -> bytes:
     """The 32-byte key of the one box from sender to receiver; `shared` is their agreement on share keys."""
     return derive(shared, context.digest, SHARE_KEY + place(context, sender) + place(context, receiver), 32)
@@ -66,6 +87,11 @@ def box_key(context: RoundContext, shared: bytes, sender: str, receiver: str) ->
 def box_aad(context: RoundContext, key_roster: bytes, sender: str, receiver: str) -> bytes:
     """What the box is bound to besides its key: header, h1, sender, receiver."""
     return SHARE_AAD + context.digest + key_roster + place(context, sender) + place(context, receiver)
+
+
+def challenge_seed(context: RoundContext, record: bytes) -> bytes:
+    """The 48-byte public seed of the bits against which the vectors of a record are projected (spec §15.2)."""
+    return derive(record, context.digest, CHALLENGE, SEED_BYTES)
 
 
 def rotation_seed(context: RoundContext) -> bytes:

@@ -11,9 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secagg.config import RoundHeader
-from secagg.labels import BOXES, KEY_ROSTER, MASKED_WORDS, SEED_COMMITMENT, SHARE_SET, SUM_WORDS, SURVIVOR_SET
+from secagg.labels import (
+    BOXES,
+    KEY_ROSTER,
+    MASKED_WORDS,
+    SEED_COMMITMENT,
+    SHARE_SET,
+    SUM_WORDS,
+    SURVIVOR_SET,
+    TRANSCRIPT,
+)
 from secagg.masked.params import BOX
 from secagg.primitives.shamir import SHARE_BYTES
+from secagg.projection import PRODUCTS
 from secagg.wire import MAX_SITES, Digest, Items, Key32, Length, Name, Signature, Struct, encode_plain
 
 
@@ -150,8 +160,8 @@ class Revealed(Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class MaskedAggregate(Struct):
-    """The end of a round: the evidence for the survivor set and the digest of the sum beside it."""
+class RoundRecord(Struct):
+    """Trip 5, server to site: the evidence for the survivor set, the secrets it revealed, the digest of the sum."""
 
     TAG = 21
     header: RoundHeader
@@ -163,9 +173,40 @@ class MaskedAggregate(Struct):
     keys: Annotated[tuple[Revealed, ...], Items(0, MAX_SITES)]
     sum_words: Digest
 
+    def transcript(self) -> bytes:
+        """32 bytes: what the next round's header calls `previous`, and what the survivors sign."""
+        return hashlib.sha256(TRANSCRIPT + self.encode()).digest()
 
-REQUESTS = (RoundOpen, KeyRoster, ShareBundle, SurvivorSet, SurvivorProof)
-REPLIES = (KeyAdvert, SealedShares, MaskedVector, SurvivorSignature, UnmaskShares)
+
+@dataclass(frozen=True, slots=True)
+class Projections(Struct):
+    """Trip 5, site to server: its masked words against the challenge of one record, 128 words of 8 bytes."""
+
+    TAG = 22
+    site: Name
+    record: Digest
+    values: Annotated[bytes, Length(8 * PRODUCTS, 8 * PRODUCTS)]
+    signature: Signature
+
+    def words(self) -> NDArray[np.uint64]:
+        """The values, uint64 (128,)."""
+        return np.frombuffer(self.values, "<u8").astype(np.uint64)
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedAggregate(Struct):
+    """The end of a round: its record, and what makes the sum beside it believable.
+
+    Behind the sum stand the masked words of every survivor without projections, by site.
+    """
+
+    TAG = 23
+    record: RoundRecord
+    projections: Annotated[tuple[Projections, ...], Items(0, MAX_SITES)]
+
+
+REQUESTS = (RoundOpen, KeyRoster, ShareBundle, SurvivorSet, SurvivorProof, RoundRecord)
+REPLIES = (KeyAdvert, SealedShares, MaskedVector, SurvivorSignature, UnmaskShares, Projections)
 
 
 def _of_list(label: bytes, header: bytes, structs: Sequence[Struct]) -> bytes:

@@ -1,23 +1,28 @@
-"""What a masked aggregate says, after everything about it that a site can check (spec §11.7)."""
+"""What a masked aggregate says, after everything about it that a site can check (spec §11.7, §15)."""
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Sequence
+
+import numpy as np
 
 from secagg.config import RoundContext
 from secagg.errors import FaultyServer
-from secagg.labels import TRANSCRIPT
-from secagg.masked.checks import require_adverts, require_quorum, require_statements, require_vectors
+from secagg.labels import SIGN_PROJECTIONS
+from secagg.lanes import BLOCK_WORDS
+from secagg.masked.checks import require_record, require_signed
 from secagg.masked.client import quantizer_of, words_of
+from secagg.masked.graph import MaskSeeds, challenge_seed, seeds_in_sum
+from secagg.masked.masks import Masks
 from secagg.masked.messages import (
     MaskedAggregate,
-    key_roster_digest,
-    seed_commitment,
+    Projections,
+    RoundRecord,
+    masked_words_digest,
     share_set_digest,
     sum_words_digest,
-    survivor_set_digest,
 )
-from secagg.primitives.agreement import public_key
+from secagg.projection import PRODUCTS, Projector
 from secagg.quantize import next_range
 from secagg.session import Mean, Packet, Words, require_words
 from secagg.tally import WORDS, Tally
@@ -26,57 +31,83 @@ from secagg.tally import WORDS, Tally
 def open_aggregate(context: RoundContext, aggregate: Packet) -> Mean:
     """The mean update. Raises Malformed or by blame, and then nothing of it may be used."""
     head = MaskedAggregate.decode(aggregate.head)
-    if head.header != context.header:
-        raise FaultyServer("the aggregate belongs to another round")
-    words = _require_words(context, aggregate)
-    if sum_words_digest(context.digest, words) != head.sum_words:
-        raise FaultyServer("the sum is not the one that its head names")
-    _require_chain(context, head)
-    _require_secrets(context, head)
-    return _mean(context, head, words, hashlib.sha256(TRANSCRIPT + aggregate.head).digest())
+    record, transcript = head.record, head.record.transcript()
+    require_record(context, record)
+    words, attached = _vectors(context, head, aggregate)
+    if sum_words_digest(context.digest, words) != record.sum_words:
+        raise FaultyServer("the sum is not the one that its record names")
+    _require_projections(context, head, transcript)
+    _require_attached(context, record, attached)
+    _require_sum(context, head, transcript, words, list(attached.values()))
+    return _mean(context, record, words, transcript)
 
 
-def _require_words(context: RoundContext, aggregate: Packet) -> Words:
+def _vectors(context: RoundContext, head: MaskedAggregate, aggregate: Packet) -> tuple[Words, dict[str, Words]]:
+    """The sum, and the masked words of the survivors without projections, by site."""
+    projected = {each.site for each in head.projections}
+    silent = [each.site for each in head.record.vectors if each.site not in projected]
     count = words_of(context)
-    if aggregate.words is None or aggregate.words.shape != (count,):
-        raise FaultyServer(f"the sum does not have {count} words")
-    return require_words(aggregate, count)
+    if aggregate.words is None or aggregate.words.shape != (count * (1 + len(silent)),):
+        raise FaultyServer(f"the sum does not have {count} words, and as many for each of {len(silent)} silent sites")
+    total, *rest = require_words(aggregate, count * (1 + len(silent))).reshape(-1, count)
+    return total, dict(zip(silent, rest, strict=True))
 
 
-def _require_chain(context: RoundContext, head: MaskedAggregate) -> None:
-    """U1, U2, U3 and the quorum hang together and are signed."""
-    require_adverts(context, head.adverts)
-    h1 = key_roster_digest(context.digest, head.adverts)
-    require_statements(context, head.adverts, h1, head.statements)
-    h2 = share_set_digest(context.digest, head.statements)
-    require_vectors(context, h2, head.vectors)
-    survivors = [each.site for each in head.vectors]
-    if not set(survivors) <= {each.site for each in head.statements}:
-        raise FaultyServer("the survivor set lists a site outside the share set")
-    if len(survivors) < context.manifest.least_survivors:
-        raise FaultyServer("the survivor set is below the fewest survivors")
-    h3 = survivor_set_digest(context.digest, head.vectors)
-    require_quorum(context, h3, survivors, head.signatures)
+def _require_projections(context: RoundContext, head: MaskedAggregate, transcript: bytes) -> None:
+    """They are of survivors, on this very record, and signed."""
+    survivors = {each.site for each in head.record.vectors}
+    for each in head.projections:
+        if each.site not in survivors:
+            raise FaultyServer("a site outside the survivor set gives projections")
+        if each.record != transcript:
+            raise FaultyServer("projections are of another record")
+        require_signed(context, SIGN_PROJECTIONS, each, each.site, each.signature)
 
 
-def _require_secrets(context: RoundContext, head: MaskedAggregate) -> None:
-    """Exactly the survivors' seeds and the dropouts' keys are revealed, and they are the committed ones."""
-    adverts = {each.site: each for each in head.adverts}
-    survivors = [each.site for each in head.vectors]
-    dropped = sorted({each.site for each in head.statements} - set(survivors))
-    if [each.site for each in head.seeds] != survivors or [each.site for each in head.keys] != dropped:
-        raise FaultyServer("the revealed secrets are not the survivors' seeds and the dropouts' keys")
-    for seed in head.seeds:
-        if seed_commitment(context.digest, seed.secret) != adverts[seed.site].seed_commitment:
-            raise FaultyServer(f"the revealed seed of {seed.site} is not the one it committed to")
-    for key in head.keys:
-        if public_key(key.secret) != adverts[key.site].mask_key:
-            raise FaultyServer(f"the revealed key of {key.site} is not the one it advertised")
+def _require_attached(context: RoundContext, record: RoundRecord, attached: dict[str, Words]) -> None:
+    """The words that travel in place of projections are those their sites signed."""
+    for vector in record.vectors:
+        words = attached.get(vector.site)
+        if words is not None and masked_words_digest(context.digest, words) != vector.words:
+            raise FaultyServer(f"the words of {vector.site} are not those it signed")
 
 
-def _mean(context: RoundContext, head: MaskedAggregate, words: Words, transcript: bytes) -> Mean:
+def _require_sum(
+    context: RoundContext, head: MaskedAggregate, transcript: bytes, words: Words, attached: Sequence[Words]
+) -> None:
+    """Sum plus masks, less the attached vectors, is the sum of the vectors that the projections are of."""
+    seeds = masks_in_sum(context, head.record)
+    masks = Masks(seeds.plus, seeds.minus)
+    projector = Projector(challenge_seed(context, transcript))
+    for start in range(0, words.size, BLOCK_WORDS):
+        block = words[start : start + BLOCK_WORDS].copy()
+        masks.apply(block)
+        for vector in attached:
+            block -= vector[start : start + BLOCK_WORDS]
+        projector.add(block)
+    if not np.array_equal(projector.values, total_of(head.projections)):
+        raise FaultyServer("the sum is not that of the survivors' vectors")
+
+
+def masks_in_sum(context: RoundContext, record: RoundRecord) -> MaskSeeds:
+    """The masks that the sum of the record's vectors holds, from the secrets that it reveals."""
+    return seeds_in_sum(
+        context,
+        share_set_digest(context.digest, record.statements),
+        {each.site: each.mask_key for each in record.adverts},
+        {each.site: each.secret for each in record.seeds},
+        {each.site: each.secret for each in record.keys},
+    )
+
+
+def total_of(projections: Sequence[Projections]) -> Words:
+    """The sum of the sites' values, uint64 (128,), mod 2^64."""
+    return sum((each.words() for each in projections), np.zeros(PRODUCTS, np.uint64))
+
+
+def _mean(context: RoundContext, record: RoundRecord, words: Words, transcript: bytes) -> Mean:
     manifest, quantizer = context.manifest, quantizer_of(context)
-    survivors = tuple(each.site for each in head.vectors)
+    survivors = tuple(each.site for each in record.vectors)
     tally = Tally.from_sum(words[-len(WORDS) :], len(survivors), manifest.size, manifest.quantizer.weight_cap)
     opened = quantizer.open(words[: -len(WORDS)], tally.weight)
     range_q40 = next_range(context.header.range_q40, tally, opened.largest, manifest.size, manifest.quantizer.levels)

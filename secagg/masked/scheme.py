@@ -9,7 +9,7 @@ from secagg.masked.opening import open_aggregate
 from secagg.masked.params import NAME
 from secagg.masked.server import MaskedServer
 from secagg.masked.states import Fresh
-from secagg.session import Mean, Packet, Rng, Update
+from secagg.session import Archive, Mean, Packet, Rng, Update, Words
 
 
 class MaskedScheme:
@@ -30,13 +30,18 @@ class MaskedScheme:
         blob: bytes,
         update: Update | None,
         rng: Rng,
+        sent: Words | None = None,
     ) -> MaskedClient:
         """The session that `to_bytes` wrote. Raises Malformed or Misuse."""
-        return MaskedClient.restored(context, keys, policy, blob, update, rng)
+        return MaskedClient.restored(context, keys, policy, blob, update, rng, sent)
 
-    def server(self, context: RoundContext, keys: ServerKeys) -> MaskedServer:
+    def server(self, context: RoundContext, keys: ServerKeys, archive: Archive) -> MaskedServer:
         """A session for the sites of `context.cohort`."""
-        return MaskedServer(context, keys)
+        return MaskedServer(context, keys, archive)
+
+    def resume(self, context: RoundContext, keys: ServerKeys, archive: Archive, blob: bytes) -> MaskedServer:
+        """The session at the check of the sum. Raises Malformed."""
+        return MaskedServer.resumed(context, keys, archive, blob)
 
     def open(self, context: RoundContext, aggregate: Packet, site: SiteKeys | None = None) -> Mean:
         """The mean; no site's secret is needed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Final, TypeVar
 
 import numpy as np
@@ -10,10 +11,16 @@ import numpy as np
 from secagg.config import RoundContext
 from secagg.errors import FaultyPeerOrServer, FaultySite, Malformed, Misuse, SecAggError, TooFewSites
 from secagg.identity import ServerKeys
-from secagg.labels import SIGN_MASKED_VECTOR, SIGN_ROUND_OPEN, SIGN_SURVIVORS, SIGN_UNMASK_SHARES
+from secagg.labels import (
+    SIGN_MASKED_VECTOR,
+    SIGN_PROJECTIONS,
+    SIGN_ROUND_OPEN,
+    SIGN_SURVIVORS,
+    SIGN_UNMASK_SHARES,
+)
 from secagg.masked.checks import require_advert, require_signed, require_statements
 from secagg.masked.client import words_of
-from secagg.masked.graph import neighbour_seeds, self_seed
+from secagg.masked.graph import challenge_seed
 from secagg.masked.masks import unmask
 from secagg.masked.messages import (
     Box,
@@ -21,8 +28,10 @@ from secagg.masked.messages import (
     KeyRoster,
     MaskedAggregate,
     MaskedVector,
+    Projections,
     Revealed,
     RoundOpen,
+    RoundRecord,
     SealedShares,
     ShareBundle,
     ShareStatement,
@@ -37,18 +46,23 @@ from secagg.masked.messages import (
     sum_words_digest,
     survivor_set_digest,
 )
+from secagg.masked.opening import masks_in_sum, total_of
 from secagg.masked.reveal import reveal_keys, reveal_seeds
 from secagg.primitives.signature import sign
-from secagg.session import Aggregate, Packet, require_words
+from secagg.projection import project
+from secagg.session import Aggregate, Archive, Packet, Words, require_words
 
-PHASES: Final = ("advertise", "share", "mask", "consent", "unmask")
+PHASES: Final = ("advertise", "share", "mask", "consent", "unmask", "check")
 
 
 class MaskedServer:
     """Implements `secagg.session.ServerSession`; learns the sum and nothing else."""
 
-    def __init__(self, context: RoundContext, keys: ServerKeys, threads: int = 2) -> None:
-        """context.cohort: the sites to ask. Raises TooFewSites, Misuse if the manifest names another key."""
+    def __init__(self, context: RoundContext, keys: ServerKeys, archive: Archive, threads: int = 2) -> None:
+        """context.cohort: the sites to ask. archive: takes the masked vectors as they come.
+
+        Raises TooFewSites, Misuse if the manifest names another key.
+        """
         if keys.public != context.manifest.server_key:
             raise Misuse("this is not the key that the manifest names")
         if len(context.cohort) < context.manifest.least_survivors:
@@ -56,6 +70,7 @@ class MaskedServer:
         self.faults: dict[str, SecAggError] = {}
         self._context = context
         self._keys = keys
+        self._archive = archive
         self._threads = threads
         self._phase = 0
         self._void = False
@@ -66,7 +81,33 @@ class MaskedServer:
         self._sum = np.zeros(words_of(context), np.uint64)
         self._signatures: dict[str, SurvivorSignature] = {}
         self._shares: dict[str, UnmaskShares] = {}
-        self._head: MaskedAggregate | None = None
+        self._masked_sum: Words = self._sum  # of the vectors, kept to compare with their projections
+        self._record: RoundRecord | None = None
+        self._transcript = b""
+        self._checking: set[str] = set()  # who is asked for projections
+        self._projections: dict[str, Projections] = {}
+        self._result: Aggregate | None = None
+
+    @classmethod
+    def resumed(cls, context: RoundContext, keys: ServerKeys, archive: Archive, blob: bytes) -> MaskedServer:
+        """The session after its unmasking, from `to_bytes` and the archive. Raises Malformed if they do not fit."""
+        record = RoundRecord.decode(blob)
+        if record.header != context.header:
+            raise Malformed("the record belongs to another attempt")
+        survivors = tuple(each.site for each in record.vectors)
+        server = cls(replace(context, cohort=survivors), keys, archive)
+        server._vectors = {each.site: each for each in record.vectors}
+        for site in survivors:
+            np.add(server._sum, archive.get(site), out=server._sum)
+        if server._unmasked(record) != record.sum_words:
+            raise Malformed("the archive is not the one the record was made from")
+        server._ask_about(record, set(survivors))
+        server._phase = PHASES.index("check")
+        return server
+
+    def to_bytes(self) -> bytes:
+        """The record of the round once it is unmasked; empty before."""
+        return b"" if self._record is None else self._record.encode()
 
     @property
     def phase(self) -> str:
@@ -76,7 +117,7 @@ class MaskedServer:
     @property
     def done(self) -> bool:
         """Whether `result` is ready."""
-        return self._head is not None
+        return self._result is not None
 
     def requests(self) -> Mapping[str, Packet]:
         """What to send to which site in this phase. Raises Misuse when done or void."""
@@ -123,9 +164,9 @@ class MaskedServer:
 
     def result(self) -> Aggregate:
         """The aggregate that every site verifies. Raises Misuse before `done`."""
-        if self._head is None:
+        if self._result is None:
             raise Misuse("the round is not done")
-        return Aggregate(Packet(self._head.encode(), self._sum), tuple(sorted(self._vectors)))
+        return self._result
 
     def _plan(self) -> tuple[set[str], _Accept, int, Callable[[MaskedServer], None] | None]:
         manifest = self._context.manifest  # its threshold is never below its quorum: 2t > n + c
@@ -136,6 +177,7 @@ class MaskedServer:
             "mask": (set(self._statements), MaskedServer._accept_vector, fewest, None),
             "consent": (set(self._vectors), MaskedServer._accept_signature, manifest.threshold, None),
             "unmask": (set(self._signatures), MaskedServer._accept_unmask, manifest.threshold, _finish),
+            "check": (self._checking, MaskedServer._accept_projections, 0, _settle),
         }[self.phase]
 
     # ------------------------------------------------------------------ trip 0
@@ -194,6 +236,7 @@ class MaskedServer:
         words = require_words(packet, self._sum.size)
         if masked_words_digest(self._context.digest, words) != message.words:
             raise FaultySite(site, "its words are not those it signed")
+        self._archive.put(site, words)
         np.add(self._sum, words, out=self._sum)
         self._vectors[site] = message
 
@@ -235,19 +278,10 @@ class MaskedServer:
 
     def _finish(self) -> None:
         context = self._context
-        h2 = share_set_digest(context.digest, _by_site(self._statements))
         seeds, faults = reveal_seeds(context, self._adverts, self._shares)
         keys, more = reveal_keys(context, self._adverts, self._shares)
         self.faults.update({**faults, **more})
-        added = [self_seed(context, h2, site, seed) for site, seed in seeds.items()]
-        subtracted: list[bytes] = []
-        for gone, secret in keys.items():
-            peers = [(site, self._adverts[site].mask_key) for site in self._vectors]
-            masks = neighbour_seeds(context, h2, secret, gone, peers)
-            subtracted += masks.plus  # what the dropout would have added, the survivors subtracted
-            added += masks.minus
-        unmask(self._sum, subtracted, added, self._threads)
-        self._head = MaskedAggregate(
+        draft = RoundRecord(
             context.header,
             _by_site(self._adverts),
             _by_site(self._statements),
@@ -255,19 +289,74 @@ class MaskedServer:
             _by_site(self._signatures),
             _revealed(seeds),
             _revealed(keys),
-            sum_words_digest(context.digest, self._sum),
+            bytes(32),
         )
+        self._ask_about(replace(draft, sum_words=self._unmasked(draft)), set(self._shares))
+
+    def _unmasked(self, record: RoundRecord) -> bytes:
+        """Takes the masks off the sum, by the secrets that the record reveals; the digest of what is left."""
+        masks = masks_in_sum(self._context, record)
+        self._masked_sum = self._sum.copy()
+        unmask(self._sum, masks.minus, masks.plus, self._threads)
+        return sum_words_digest(self._context.digest, self._sum)
+
+    def _ask_about(self, record: RoundRecord, sites: set[str]) -> None:
+        self._record, self._transcript, self._checking = record, record.transcript(), sites
+
+    # ------------------------------------------------------------------ trip 5
+
+    def _publish_record(self) -> dict[str, Packet]:
+        head = self._settled_record().encode()
+        return {site: Packet(head) for site in self._checking}
+
+    def _settled_record(self) -> RoundRecord:
+        if self._record is None:
+            raise Misuse("the sum is not unmasked yet")
+        return self._record
+
+    def _accept_projections(self, site: str, packet: Packet) -> None:
+        message = Projections.decode(packet.head)
+        _require_sender(site, message.site)
+        if message.record != self._transcript:
+            raise FaultySite(site, "it projects for another record")
+        require_signed(self._context, SIGN_PROJECTIONS, message, site, message.signature)
+        self._projections[site] = message
+
+    def _settle(self) -> None:
+        """Leaves out false projections, and puts the words of every site without any behind the sum."""
+        if not self._is_proved():
+            self._drop_false_projections()
+        silent = [site for site in sorted(self._vectors) if site not in self._projections]
+        words = np.concatenate([self._sum, *map(self._archive.get, silent)]) if silent else self._sum
+        head = MaskedAggregate(self._settled_record(), _by_site(self._projections))
+        self._result = Aggregate(Packet(head.encode(), words), tuple(sorted(self._vectors)))
+
+    def _is_proved(self) -> bool:
+        rest = self._masked_sum
+        for site in self._vectors.keys() - self._projections.keys():
+            rest = rest - self._archive.get(site)
+        expected = project(challenge_seed(self._context, self._transcript), rest)
+        return np.array_equal(expected, total_of(_by_site(self._projections)))
+
+    def _drop_false_projections(self) -> None:
+        seed = challenge_seed(self._context, self._transcript)
+        for site, message in list(self._projections.items()):
+            if not np.array_equal(message.words(), project(seed, self._archive.get(site))):
+                self.faults[site] = FaultySite(site, "its projections are not of the words it sent")
+                del self._projections[site]
 
 
 _T = TypeVar("_T")
 _Accept = Callable[[MaskedServer, str, Packet], None]
 _finish: Final = MaskedServer._finish
+_settle: Final = MaskedServer._settle
 _REQUESTS: Final[dict[str, Callable[[MaskedServer], Mapping[str, Packet]]]] = {
     "advertise": MaskedServer._open,  # spec §11.6
     "share": MaskedServer._publish_keys,
     "mask": MaskedServer._deliver_shares,
     "consent": MaskedServer._ask_consent,
     "unmask": MaskedServer._prove,
+    "check": MaskedServer._publish_record,
 }
 
 

@@ -85,15 +85,25 @@ class Signed(Secret):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Spent(Secret):
-    """Nothing is left to answer with. released: 1 if unmask shares were made."""
+    """No secret is left. released: 1 if unmask shares were made."""
 
     TAG = 35
     survivor_set: Digest
     released: Annotated[int, Range(0, 1)]
 
 
-State = Fresh | Advertised | Shared | Masked | Signed | Spent
-STATES: dict[int, type[State]] = {state.TAG: state for state in (Fresh, Advertised, Shared, Masked, Signed, Spent)}
+@dataclass(frozen=True, slots=True, repr=False)
+class Checked(Secret):
+    """The site has given its projections for one record of the round."""
+
+    TAG = 36
+    record: Digest
+
+
+State = Fresh | Advertised | Shared | Masked | Signed | Spent | Checked
+STATES: dict[int, type[State]] = {
+    state.TAG: state for state in (Fresh, Advertised, Shared, Masked, Signed, Spent, Checked)
+}
 
 
 def decode_state(blob: bytes) -> State:

@@ -26,7 +26,7 @@ from secagg.vector import Layout, Vector
 from secagg.wire import tag_of
 from tests.sim import Consortium, Dice, random_update
 
-PHASES = {10: "advertise", 12: "share", 14: "mask", 16: "consent", 18: "unmask"}  # by the request's tag
+PHASES = {10: "advertise", 12: "share", 14: "mask", 16: "consent", 18: "unmask", 21: "check"}  # by the request's tag
 LAYOUT = Layout((("m.lora_A.weight", (8, 50)), ("m.lora_B.weight", (60, 8))))
 
 

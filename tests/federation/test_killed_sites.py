@@ -20,7 +20,7 @@ phases = pytest.mark.parametrize("phase", PHASES.values())
 
 def contributes_after(phase: str) -> bool:
     """Whether a site that falls silent in this phase has sent its masked vector already."""
-    return phase in ("consent", "unmask")
+    return phase in ("consent", "unmask", "check")
 
 
 def survivors(bench: Bench, phase: str) -> tuple[str, ...]:
@@ -111,7 +111,13 @@ def test_a_site_killed_between_log_and_state_is_a_dropout_and_does_not_answer_ag
     assert len(asked) == 2
 
 
-@phases
+def test_a_check_that_nobody_answers_costs_traffic_and_no_round(bench: Bench) -> None:
+    bench.link.alter_request = lambda where, packets: None if where.phase == "check" else packets
+    bench.assert_right(bench.run(), bench.names, bench.names)
+    assert not bench.events("void")
+
+
+@pytest.mark.parametrize("phase", [phase for phase in PHASES.values() if phase != "check"])
 def test_below_the_threshold_the_round_is_void_and_names_who_was_missing(bench: Bench, phase: str) -> None:
     """Tried again at once; only after unmask shares have left is there no second attempt."""
 

@@ -17,9 +17,11 @@ from secagg.config import Manifest, Policy, RoundContext, RoundHeader, Setting
 from secagg.enrol import AttemptRef, Consent, Finish, Proposal, Ready, RoundStart
 from secagg.errors import FaultyServer, Malformed, Refused, SecAggError
 from secagg.initial import initial_adapter
-from secagg.labels import SIGN_ROUND_OPEN
-from secagg.masked.messages import MaskedAggregate, RoundOpen, sum_words_digest
+from secagg.labels import SIGN_PROJECTIONS, SIGN_ROUND_OPEN
+from secagg.masked.graph import challenge_seed
+from secagg.masked.messages import MaskedAggregate, Projections, RoundOpen, sum_words_digest
 from secagg.primitives.signature import sign
+from secagg.projection import project
 from secagg.session import Packet
 from secagg.thresholds import plan as plan_thresholds
 from secagg.vector import adapter_digest
@@ -98,7 +100,7 @@ def flip(words: np.ndarray, at: int = 0) -> None:
 @pytest.mark.parametrize("at", [0, 100, -1])
 def test_an_aggregate_with_one_flipped_bit_in_a_word_is_refused(told: Bench, at: int) -> None:
     lie = with_words(checkpoint(told).aggregate(1), lambda words: flip(words, at))
-    refuses(told, start(told, 2, lie), FaultyServer, "not the one that its head names")
+    refuses(told, start(told, 2, lie), FaultyServer, "not the one that its record names")
     goes_on(told)
 
 
@@ -143,30 +145,55 @@ def test_a_round_that_is_skipped_repeated_or_beyond_the_last_is_refused(told: Be
 
 
 def test_a_second_aggregate_for_a_finished_round_is_ignored(told: Bench) -> None:
-    """One of the server's own making, which stands by itself: the site has its sum already."""
+    """One that stands by itself, made with the help of a colluder: the site has its sum already."""
     site, honest = told.link.members[ME], checkpoint(told).aggregate(1)
     site.handle(*start(told, 2, honest))
     before = told.state(ME)
-    site.handle(*start(told, 2, false_sum(told)))
+    site.handle(*start(told, 2, another_sum(told, "site-05")))
     assert told.state(ME) == before
     goes_on(told)
 
 
-def false_sum(bench: Bench) -> Packet:
-    """A well-formed lie: one value of the sum changed, and the head made to fit (spec §18.2, sum integrity)."""
+def another_sum(bench: Bench, colluder: str = "") -> Packet:
+    """A well-formed lie of the server: one value of the sum changed, and everything it can make fit made to fit.
+
+    It says that all sites fell silent, and hands out their words; a colluder signs projections of what is missing.
+    """
     honest, manifest = checkpoint(bench).aggregate(1), manifest_of(bench)
     words = honest.words.copy()  # type: ignore[union-attr]
     words[0] += np.uint64(1)
-    digest = RoundContext(manifest, bench.consortium.roster, Position.start(manifest).header(manifest, 1)).digest
-    head = replace(MaskedAggregate.decode(honest.head), sum_words=sum_words_digest(digest, words))
-    return Packet(head.encode(), words)
+    context = RoundContext(manifest, bench.consortium.roster, Position.start(manifest).header(manifest, 1))
+    true = MaskedAggregate.decode(honest.head).record
+    record = replace(true, sum_words=sum_words_digest(context.digest, words))
+    vectors = checkpoint(bench).vectors(1)
+    silent = [vectors.get(each.site) for each in record.vectors if each.site != colluder]
+    signed = ()
+    if colluder:
+        shifted = vectors.get(colluder).copy()
+        shifted[0] += np.uint64(1)
+        transcript = record.transcript()
+        values = project(challenge_seed(context, transcript), shifted).astype("<u8").tobytes()
+        draft = Projections(colluder, transcript, values, bytes(64))
+        keys = bench.consortium.keys[colluder]
+        signed = (replace(draft, signature=keys.sign(SIGN_PROJECTIONS, context.digest, draft.unsigned())),)
+    return Packet(MaskedAggregate(record, signed).encode(), np.concatenate([words, *silent]))
+
+
+def test_a_false_sum_is_refused_by_every_site_before_its_adapter_changes(told: Bench) -> None:
+    for name in told.names:
+        before = told.state(name)
+        with pytest.raises(FaultyServer, match="not that of the survivors' vectors"):
+            told.link.members[name].handle(*start(told, 2, another_sum(told)))
+        assert told.state(name) == before
+    goes_on(told)
 
 
 def test_another_sum_for_one_site_parts_it_from_the_others_and_gets_nothing_from_it(told: Bench) -> None:
-    """The site cannot tell (spec §18.2), but from then on its headers differ from everyone's."""
+    """A colluder lets the server do it (spec §18.2), but from then on the site's headers differ from everyone's."""
 
     def request(where: Where, packets: Sequence[Packet]) -> Sequence[Packet]:
-        return [packets[0], false_sum(told)] if where.kind == "start" and where.site == ME else packets
+        lie = where.kind == "start" and where.site == ME
+        return [packets[0], another_sum(told, "site-05")] if lie else packets
 
     told.link.alter_request = request
     result = told.run()
@@ -179,7 +206,8 @@ def test_a_site_with_another_sum_refuses_the_others_header_and_its_own_is_refuse
     honest, manifest = checkpoint(told).aggregate(1), manifest_of(told)
     placed = {}
     for name in told.names:
-        reply = told.link.members[name].handle(*start(told, 2, false_sum(told) if name == ME else honest))
+        lie = another_sum(told, "site-05") if name == ME else honest
+        reply = told.link.members[name].handle(*start(told, 2, lie))
         placed[name] = Ready.decode(reply.head).position
     assert placed[ME] != placed["site-01"]
     refuses(told, opening(told, placed["site-01"].header(manifest, 1)), FaultyServer, "not opened by")
@@ -345,7 +373,7 @@ def test_a_new_session_after_a_restart_erases_the_secrets_of_the_old_one(told: B
     told.restart(ME)
     told.link.members[ME].handle("consent", [Packet(another_session(told).encode())])
     assert {each.name for each in folder.iterdir()} == {
-        "answers.log", "manifest.cbor", "position.cbor", "adapter-1.f32"
+        "answers.log", "manifest.cbor", "roster.cbor", "layout.json", "rounds", "position.cbor", "adapter-1.f32"
     }  # fmt: skip
 
 

@@ -135,7 +135,7 @@ def test_a_replys_flipped_byte_costs_the_site_the_round_and_is_put_down_to_it(be
         return Packet(packet.head[:-1] + bytes([packet.head[-1] ^ 1]), packet.words)
 
     lie(bench, "answer", flip, phase, rounds=(1,))
-    first = bench.names if phase in ("consent", "unmask") else bench.but(LIAR)
+    first = bench.names if phase in ("consent", "unmask", "check") else bench.but(LIAR)
     bench.assert_right(bench.run(), first, bench.names)
     (fault,) = bench.events("fault")
     assert fault["site"] == LIAR

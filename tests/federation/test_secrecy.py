@@ -20,7 +20,7 @@ from fedclient.settings import LocalError
 from fedclient.site import HANDLERS
 from fedserver.plan import ServerError
 from secagg.errors import FaultySite, Misuse, Refused, SecAggError
-from secagg.masked.states import Advertised, Masked, Shared, Signed, Spent, State, decode_state
+from secagg.masked.states import Advertised, Checked, Masked, Shared, Signed, Spent, State, decode_state
 from secagg.session import Metrics, Packet
 from tests.federation.direct import LAYOUT, Bench, Killed, Where
 
@@ -187,7 +187,7 @@ def test_secrets_are_sealed_while_they_are_needed_and_gone_when_they_are_not(ben
 
     bench.link.alter_reply = reply
     bench.run()
-    assert stages == [Advertised, Shared, Masked, Signed, Spent]
+    assert stages == [Advertised, Shared, Masked, Signed, Spent, Checked]
     own = made["advertise"]
     assert len(own) == 3 and own <= made["share"]
     held = made["mask"]
@@ -229,7 +229,7 @@ def test_an_update_is_erased_when_its_unmask_shares_leave(bench: Bench) -> None:
 
     bench.link.alter_reply = reply
     bench.run()
-    assert kept == {"advertise": 2, "share": 2, "mask": 2, "consent": 2, "unmask": 0}
+    assert kept == {"advertise": 2, "share": 2, "mask": 2, "consent": 2, "unmask": 0, "check": 0}
 
 
 @pytest.mark.parametrize("phase", ["advertise", "mask", "consent", "unmask"])
@@ -246,7 +246,8 @@ def test_a_dropout_erases_update_and_shares_when_the_round_is_over_for_it(bench:
     bench.run()
     assert bench.learners[VICTIM].saved is not None
     left = {file.rpartition("/")[2] for file in bench.state(VICTIM)}
-    assert left == {"sessions.log", "manifest.cbor", "answers.log", "position.cbor", "adapter-2.f32"}
+    public = {"manifest.cbor", "roster.cbor", "layout.json", "head.cbor", "words.u64", "round.json"}
+    assert left == {"sessions.log", "answers.log", "position.cbor", "adapter-2.f32"} | public
 
 
 def test_a_dropout_erases_the_shares_of_others_before_it_trains_for_the_next_round(bench: Bench) -> None:
@@ -308,7 +309,7 @@ def test_what_prints_a_secret_prints_its_type_only(bench: Bench) -> None:
 
     bench.link.alter_reply = reply
     bench.run(rounds=1)
-    assert printed == [f"{each}(...)" for each in ("Advertised", "Shared", "Masked", "Signed", "Spent")]
+    assert printed == [f"{each}(...)" for each in ("Advertised", "Shared", "Masked", "Signed", "Spent", "Checked")]
 
 
 def test_refusals_of_a_site_hold_no_bytes_of_what_it_was_asked(bench: Bench) -> None:

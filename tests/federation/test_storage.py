@@ -59,13 +59,13 @@ def test_every_answer_is_flushed_before_it_leaves(bench: Bench, monkeypatch: pyt
         if where.site == VICTIM and where.kind == "answer":
             lines.append(disk.flushed[-3:])
             log = (bench.session_folder(VICTIM) / "answers.log").read_bytes().splitlines()
-            assert Answer.decode(bytes.fromhex(log[-1].decode())).stage == (len(lines) - 1) % 5 + 1
+            assert Answer.decode(bytes.fromhex(log[-1].decode())).stage == (len(lines) - 1) % 6 + 1
         return packet
 
     bench.link.alter_reply = reply
     bench.run()
     session = bench.session_folder(VICTIM).name
-    assert lines == [["answers.log", ".client.sealed.new", session]] * 10
+    assert lines == [["answers.log", ".client.sealed.new", session]] * 12
 
 
 @pytest.mark.parametrize("restarts", [False, True])

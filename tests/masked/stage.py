@@ -14,27 +14,33 @@ from secagg.identity import SiteKeys
 from secagg.labels import (
     SIGN_KEY_ADVERT,
     SIGN_MASKED_VECTOR,
+    SIGN_PROJECTIONS,
     SIGN_ROUND_OPEN,
     SIGN_SEALED_SHARES,
     SIGN_SURVIVORS,
     SIGN_UNMASK_SHARES,
 )
 from secagg.masked.client import MaskedClient
+from secagg.masked.graph import challenge_seed
 from secagg.masked.messages import (
     REQUESTS,
     KeyAdvert,
+    MaskedAggregate,
     MaskedVector,
+    Projections,
     RoundOpen,
+    RoundRecord,
     ShareStatement,
     SurvivorSignature,
     UnmaskShares,
 )
 from secagg.primitives.signature import sign
-from secagg.session import Packet
+from secagg.projection import project
+from secagg.session import Packet, Words
 from secagg.wire import Struct, encode_plain
 from tests.sim import Round, federation
 
-PHASES = ("advertise", "share", "mask", "consent", "unmask")
+PHASES = ("advertise", "share", "mask", "consent", "unmask", "check")
 ME = "site-02"  # the site that the server lies to
 REQUEST_OF = dict(zip(PHASES, REQUESTS, strict=True))
 
@@ -45,6 +51,7 @@ _LABELS: dict[type[Struct], bytes] = {
     MaskedVector: SIGN_MASKED_VECTOR,
     SurvivorSignature: SIGN_SURVIVORS,
     UnmaskShares: SIGN_UNMASK_SHARES,
+    Projections: SIGN_PROJECTIONS,
 }
 
 S = TypeVar("S", bound=Struct)
@@ -119,3 +126,25 @@ def client_of(round_: Round, site: str = ME) -> MaskedClient:
     client = round_.clients[site]
     assert isinstance(client, MaskedClient)
     return client
+
+
+def projections(round_: Round, record: RoundRecord, site: str, words: Words | None = None) -> Projections:
+    """What the site signs of the words it sent (or of others) when it is shown this record."""
+    context, transcript = round_.context, record.transcript()
+    values = project(challenge_seed(context, transcript), round_.archive.get(site) if words is None else words)
+    draft = Projections(site, transcript, values.astype("<u8").tobytes(), bytes(64))
+    return resigned(context, round_.consortium.keys[site], draft)
+
+
+def aggregate(round_: Round, record: RoundRecord, words: Words | None, liar: str = "") -> Packet:
+    """What a server would publish if every survivor had signed projections for this record.
+
+    liar: a colluder that signs for what makes the words right, whatever they are.
+    """
+    vectors = {each.site: round_.archive.get(each.site) for each in record.vectors}
+    if liar in vectors and words is not None:
+        true = round_.server.result().payload.words
+        assert true is not None
+        vectors[liar] = vectors[liar] + (words - true)
+    signed = tuple(projections(round_, record, site, vectors[site]) for site in sorted(vectors))
+    return Packet(MaskedAggregate(record, signed).encode(), words)

@@ -28,7 +28,7 @@ from secagg.masked.server import MaskedServer
 from secagg.masked.states import Advertised, decode_state
 from secagg.primitives.agreement import public_key
 from secagg.primitives.signature import sign
-from secagg.session import Packet
+from secagg.session import InMemory, Packet
 from tests.masked.stage import (
     ME,
     PHASES,
@@ -87,7 +87,7 @@ def test_a_round_opened_by_another_key_than_the_manifests_is_refused() -> None:
     forged = sign(other, b"secagg-lora/v1 sig round open\x00", round_.context.digest, message.unsigned())
     refuses(round_, replace(message, signature=forged), FaultyServer, "not opened by the session's server")
     with pytest.raises(Misuse, match="key"):
-        MaskedServer(round_.context, ServerKeys(other))
+        MaskedServer(round_.context, ServerKeys(other), InMemory())
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(RoundHeader) if field.name != "suite"])

@@ -12,6 +12,7 @@ from secagg.errors import FaultyPeerOrServer, FaultySite, Malformed, Misuse, Too
 from secagg.masked.messages import (
     KeyAdvert,
     MaskedVector,
+    Projections,
     SealedShares,
     Share,
     SurvivorSignature,
@@ -21,7 +22,7 @@ from secagg.masked.messages import (
 from secagg.masked.server import MaskedServer
 from secagg.masked.states import Advertised, Shared, decode_state
 from secagg.primitives.shamir import split
-from secagg.session import Packet
+from secagg.session import InMemory, Packet
 from tests.contract.test_sums import assert_exact, exact
 from tests.masked.stage import PHASES, client_of, flipped, resigned
 from tests.sim import Consortium, Dice, Round, federation
@@ -33,7 +34,9 @@ REPLY_OF = {
     "mask": MaskedVector,
     "consent": SurvivorSignature,
     "unmask": UnmaskShares,
+    "check": Projections,
 }
+AFTER_MASKING = ("consent", "unmask", "check")  # a site that fails here is in the sum all the same
 
 
 def lying(phase: str, lie: Callable[[Round, Packet], Packet], n: int = 7) -> Round:
@@ -58,13 +61,13 @@ def assert_named(round_: Round, error: type[Exception], rule: str, *, in_sum: bo
 @pytest.mark.parametrize("head", [b"", b"\x80", b"\x81\x0b", bytes(1 << 21), b"\x9f\xff"])
 def test_garbage_in_any_phase_counts_as_a_dropout(phase: str, head: bytes) -> None:
     round_ = lying(phase, lambda _, packet: Packet(head, packet.words))
-    assert_named(round_, Malformed, "", in_sum=phase in ("consent", "unmask"))
+    assert_named(round_, Malformed, "", in_sum=phase in AFTER_MASKING)
 
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_truncated_reply_counts_as_a_dropout(phase: str) -> None:
     round_ = lying(phase, lambda _, packet: Packet(packet.head[:-1], packet.words))
-    assert_named(round_, Malformed, "", in_sum=phase in ("consent", "unmask"))
+    assert_named(round_, Malformed, "", in_sum=phase in AFTER_MASKING)
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -75,7 +78,7 @@ def test_a_reply_under_another_sites_name_counts_as_a_dropout(phase: str) -> Non
             return Packet(replace(message, statement=replace(message.statement, site="site-01")).encode())
         return Packet(replace(message, site="site-01").encode(), packet.words)
 
-    assert_named(lying(phase, lie), FaultySite, "in another site's name", in_sum=phase in ("consent", "unmask"))
+    assert_named(lying(phase, lie), FaultySite, "in another site's name", in_sum=phase in AFTER_MASKING)
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -88,7 +91,7 @@ def test_a_reply_with_a_false_signature_counts_as_a_dropout(phase: str) -> None:
         return Packet(replace(message, signature=flipped(message.signature)).encode(), packet.words)
 
     round_ = lying(phase, lie)
-    assert_named(round_, FaultyPeerOrServer, "is not signed", in_sum=phase in ("consent", "unmask"))
+    assert_named(round_, FaultyPeerOrServer, "is not signed", in_sum=phase in AFTER_MASKING)
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -107,13 +110,13 @@ def test_a_reply_replayed_from_an_earlier_attempt_counts_as_a_dropout(phase: str
     second.alter_reply = lambda now, site, packet: kept[0] if (now, site) == (phase, LIAR) else packet
     second.run()
     assert set(second.server.faults) == {LIAR}
-    assert (LIAR in second.server.result().contributors) == (phase in ("consent", "unmask"))
+    assert (LIAR in second.server.result().contributors) == (phase in AFTER_MASKING)
 
 
 @pytest.mark.parametrize("phase", [phase for phase in PHASES if phase != "mask"])
 def test_words_beside_any_other_reply_than_the_vector_are_refused(phase: str) -> None:
     round_ = lying(phase, lambda _, packet: Packet(packet.head, np.ones(3, np.uint64)))
-    assert_named(round_, Malformed, "only a masked vector", in_sum=phase in ("consent", "unmask"))
+    assert_named(round_, Malformed, "only a masked vector", in_sum=phase in AFTER_MASKING)
 
 
 @pytest.mark.parametrize(
@@ -365,4 +368,4 @@ def test_a_server_session_refuses_a_cohort_that_cannot_succeed() -> None:
     consortium = Consortium(7)
     context = consortium.context(consortium.manifest(8), cohort=consortium.names[:4])
     with pytest.raises(TooFewSites):
-        MaskedServer(context, consortium.server_keys)
+        MaskedServer(context, consortium.server_keys, InMemory())
