@@ -490,3 +490,38 @@ def test_a_site_written_from_the_spec_alone_takes_part_and_the_sum_is_the_same(g
     words = [int(word) for word in total[: -len(tally.WORDS)]]
     parameters = independent(consortium, context, "site-01", size).parameters
     assert open_mean(parameters, size, words, mean.totals.weight) == mean.values.astype("<f4").tobytes()
+
+
+# ------------------------------------------------------------------ pointers to tests
+
+
+def pointers(text: str) -> set[str]:
+    """Every test that the text names, as file::function."""
+    return set(re.findall(r"`(tests/[\w/]+\.py::\w+)`", text))
+
+
+def exists(pointer: str) -> bool:
+    """Whether the file defines the test."""
+    path, _, name = pointer.partition("::")
+    file = ROOT / path
+    return file.exists() and re.search(rf"^def {name}\(", file.read_text(encoding="utf-8"), re.MULTILINE) is not None
+
+
+def test_every_test_that_the_spec_points_to_exists() -> None:
+    assert sorted(each for each in pointers(SPEC) if not exists(each)) == []
+
+
+def test_every_claim_of_the_table_points_to_a_test() -> None:
+    marks = dict(table(section("3.2"), "mark", "shown by"))
+    claims = table(section("3.2"), "adversary", "masked", "ckks", "with DP")
+    used = re.findall(r"\[(C\d+)\]", section("3.2"))
+    assert sorted(used, key=lambda mark: int(mark[1:])) == list(marks) == used
+    for adversary, *cells in claims:
+        assert all(cell == "reserved" or "[C" in cell or "no test can show it" in cell for cell in cells), adversary
+    assert all("tests/" in tests for tests in marks.values())
+
+
+def test_every_attack_has_a_paragraph_with_a_test() -> None:
+    paragraphs = re.findall(r"^\*\*(.+?)\.\*\*(.*?)(?=^\*\*|\Z)", section("18.1"), re.MULTILINE | re.DOTALL)
+    assert len(paragraphs) > 20
+    assert [name for name, text in paragraphs if not pointers(text)] == []
