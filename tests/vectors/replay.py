@@ -1,0 +1,168 @@
+"""Feeds the inputs of a case to the code: one function a form (tests/vectors/README.md); it never asks the generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from secagg.config import Manifest, Policy, RoundContext, RoundHeader
+from secagg.errors import SecAggError
+from secagg.identity import Roster, ServerKeys, SiteKeys
+from secagg.schemes import scheme_named
+from secagg.session import ClientSession, Packet
+from tests.vectors.form import Json, packet, packet_in, update_in
+from tests.vectors.scene import Given
+
+POLICY = Policy(least_colluders=0, largest_weight=1 << 20)
+Check = Callable[[Json, Json], None]  # case, inputs
+
+
+# ---------------------------------------------------------------------- from JSON
+
+
+def unhex(text: str) -> bytes:
+    return bytes.fromhex(text)
+
+
+def context_of(inputs: Mapping[str, Any]) -> RoundContext:
+    """An attempt as a site sees it."""
+    manifest = Manifest.decode(unhex(inputs["manifest"]))
+    roster, header = Roster.decode(unhex(inputs["roster"])), RoundHeader.decode(unhex(inputs["header"]))
+    return RoundContext(manifest, roster, header)
+
+
+def private(seed: str) -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.from_private_bytes(unhex(seed))
+
+
+def client_of(context: RoundContext, site: str, inputs: Mapping[str, Any]) -> ClientSession:
+    """A fresh session of the site."""
+    keys = SiteKeys(site, private(inputs["identity_seed"]))
+    scheme = scheme_named(context.manifest.scheme)
+    return scheme.client(context, keys, POLICY, update_in(inputs["update"]), Given(inputs["random"]))
+
+
+def client_after_history(inputs: Mapping[str, Any]) -> ClientSession:
+    client = client_of(context_of(inputs), inputs["site"], inputs)
+    for head in inputs["history"]:
+        client.handle(Packet(unhex(head)))
+    return client
+
+
+def server_of(inputs: Mapping[str, Any]) -> Any:
+    context = replace(context_of(inputs), cohort=tuple(inputs["cohort"]))
+    return scheme_named(context.manifest.scheme).server(context, ServerKeys(private(inputs["server_seed"])))
+
+
+def replies_in(replies: list[Json]) -> list[tuple[str, Packet]]:
+    return [(each["site"], packet_in(each)) for each in replies]
+
+
+def refused(case: Json, call: Callable[[], object]) -> None:
+    """Asserts that the call ends in the error that the case names."""
+    with pytest.raises(SecAggError) as caught:
+        call()
+    assert named(caught.value) == case["error"], caught.value
+
+
+def named(error: SecAggError) -> Json:
+    site = getattr(error, "site", "")
+    return {"code": error.code} | ({"site": site} if site else {})
+
+
+# ---------------------------------------------------------------------- sites
+
+
+def site_answers(case: Json, inputs: Json) -> None:
+    client = client_after_history(inputs)
+    reply = client.handle(Packet(unhex(inputs["message"])))
+    assert packet(reply) == case["outputs"]["reply"]
+    assert client.stage == case["outputs"]["state"].lower()
+
+
+def site_refuses(case: Json, inputs: Json) -> None:
+    client = client_after_history(inputs)
+    assert client.stage == case["state"].lower()
+    before = client.to_bytes()
+    refused(case, lambda: client.handle(packet_in(inputs["message"])))
+    assert client.to_bytes() == before
+    if "right" in inputs:
+        assert packet(client.handle(Packet(unhex(inputs["right"]["message"])))) == inputs["right"]["reply"]
+
+
+def site_in_order(_: Json, inputs: Json) -> None:
+    client = client_of(context_of(inputs), inputs["site"], inputs)
+    last = inputs["steps"][0]["right"]
+    for step in inputs["steps"]:
+        assert client.stage == step["state"].lower()
+        before = client.to_bytes()
+        for each in step["wrong"]:
+            refused({"error": {"code": each["code"]}}, lambda each=each: client.handle(Packet(unhex(each["message"]))))
+        due = unhex(step.get("right", last))
+        beside = packet_in({"head": due.hex(), "words": "0100000000000000"})
+        refused({"error": {"code": step["words_beside"]}}, lambda beside=beside: client.handle(beside))
+        assert client.to_bytes() == before
+        if "right" in step:
+            assert client.handle(Packet(due)).head.hex() == step["reply"]
+
+
+# ---------------------------------------------------------------------- server
+
+
+def server_refuses(case: Json, inputs: Json) -> None:
+    server = server_of(inputs)
+    for phase in inputs["earlier"]:
+        assert server.phase == phase["phase"]
+        server.receive(replies_in(phase["replies"]))
+    assert server.phase == case["phase"]
+    assert server.faults == {}
+    liar = inputs["reply"]["site"]
+    server.receive(replies_in([inputs["reply"], *inputs["others"]]))
+    assert set(server.faults) == {liar}
+    assert named(server.faults[liar]) == case["error"]
+    if not server.done:
+        assert liar not in server.requests()
+
+
+def attempt(case: Json, inputs: Json) -> None:
+    """Every request and every reply, byte for byte, and then the aggregate or the error."""
+    context, server = context_of(inputs), server_of(inputs)
+    clients = {site: client_of(context, site, each) for site, each in inputs["sites"].items()}
+    quiet: set[str] = set()
+    for trip in case["outputs"]["trips"]:
+        assert server.phase == trip["phase"]
+        requests = server.requests()
+        assert {site: request.head.hex() for site, request in requests.items()} == requests_in(trip)
+        quiet |= set(inputs["silent"].get(trip["phase"], ()))
+        replies = [(site, clients[site].handle(request)) for site, request in requests.items() if site not in quiet]
+        assert [{"site": site, **packet(reply)} for site, reply in replies] == trip["replies"]
+        if "error" in case and trip is case["outputs"]["trips"][-1]:
+            wanted = {"error": {"code": case["error"]["code"]}}
+            refused(wanted, lambda replies=replies: server.receive(replies))
+            assert server.phase == case["error"]["phase"]
+            return
+        server.receive(replies)
+    assert packet(server.result().payload) == case["outputs"]["aggregate"]
+    opens(context, case["outputs"])
+
+
+def requests_in(trip: Json) -> dict[str, str]:
+    return {site: group["head"] for group in trip["requests"] for site in group["to"]}
+
+
+def opens(context: RoundContext, outputs: Json) -> Any:
+    """The aggregate, from its bytes alone, opens to what the case says."""
+    from tests.vectors.form import floats
+    from tests.vectors.making.rounds import totals
+
+    mean = scheme_named(context.manifest.scheme).open(context, packet_in(outputs["aggregate"]))
+    assert floats(mean.values) == outputs["mean"]
+    assert list(mean.contributors) == outputs["survivors"]
+    assert totals(mean) == outputs["totals"]
+    assert mean.transcript.hex() == outputs["transcript"]
+    assert mean.next_range_q40 == outputs["next_range_q40"]
+    return mean
