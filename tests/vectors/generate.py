@@ -12,7 +12,17 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 
 from tests.vectors.form import FOLDER, Json, text_of
-from tests.vectors.making import bad_chain, bad_replies, bad_requests, encoding, numbers, rounds, schedule, trips
+from tests.vectors.making import (
+    bad_chain,
+    bad_replies,
+    bad_requests,
+    bad_survivors,
+    encoding,
+    numbers,
+    rounds,
+    schedule,
+    trips,
+)
 
 FILES: dict[str, Callable[[], Json]] = {
     "encoding.json": encoding.encoding,
@@ -43,12 +53,12 @@ FILES: dict[str, Callable[[], Json]] = {
     "masked/bad_share_set.json": bad_requests.bad_share_set,
     "masked/bad_swapped_share.json": bad_requests.bad_swapped_share,
     "masked/bad_reflection.json": bad_requests.bad_reflection,
-    "masked/bad_small_u3.json": bad_requests.bad_small_u3,
-    "masked/bad_quorum_short.json": bad_requests.bad_quorum_short,
-    "masked/bad_quorum_duplicate_signer.json": bad_requests.bad_quorum_duplicate_signer,
-    "masked/bad_both_sets.json": bad_requests.bad_both_sets,
-    "masked/bad_replay_attempt.json": bad_requests.bad_replay_attempt,
-    "masked/bad_order.json": bad_requests.bad_order,
+    "masked/bad_small_u3.json": bad_survivors.bad_small_u3,
+    "masked/bad_quorum_short.json": bad_survivors.bad_quorum_short,
+    "masked/bad_quorum_duplicate_signer.json": bad_survivors.bad_quorum_duplicate_signer,
+    "masked/bad_both_sets.json": bad_survivors.bad_both_sets,
+    "masked/bad_replay_attempt.json": bad_survivors.bad_replay_attempt,
+    "masked/bad_order.json": bad_survivors.bad_order,
     "masked/bad_reply_advertise.json": bad_replies.bad_reply_advertise,
     "masked/bad_reply_share.json": bad_replies.bad_reply_share,
     "masked/bad_reply_mask.json": bad_replies.bad_reply_mask,

@@ -1,4 +1,4 @@
-"""Feeds the inputs of a case to the code: one function a form (tests/vectors/README.md); it never asks the generator."""
+"""Feeds the inputs of a case to the sessions: one function a form (tests/vectors/README.md)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from secagg.config import Manifest, Policy, RoundContext, RoundHeader
 from secagg.errors import SecAggError
 from secagg.identity import Roster, ServerKeys, SiteKeys
+from secagg.masked.masks import Masks
+from secagg.masked.messages import KeyAdvert, MaskedVector, SealedShares, SurvivorSignature
+from secagg.primitives.aead import seal
+from secagg.primitives.shamir import P
 from secagg.schemes import scheme_named
 from secagg.session import ClientSession, Packet
-from tests.vectors.form import Json, packet, packet_in, update_in
+from tests.vectors.form import Json, packet, packet_in, update_in, words_in
 from tests.vectors.scene import Given
 
 POLICY = Policy(least_colluders=0, largest_weight=1 << 20)
@@ -82,6 +86,44 @@ def site_answers(case: Json, inputs: Json) -> None:
     reply = client.handle(Packet(unhex(inputs["message"])))
     assert packet(reply) == case["outputs"]["reply"]
     assert client.stage == case["outputs"]["state"].lower()
+    derived(case["outputs"], inputs, reply)
+
+
+def derived(outputs: Json, inputs: Json, reply: Packet) -> None:
+    """What the case lists of the steps in between leads from the inputs to the reply."""
+    context = context_of(inputs)
+    if "h0" in outputs:
+        assert (outputs["h0"], outputs["session_id"]) == (context.digest.hex(), context.manifest.digest().hex())
+        assert KeyAdvert.decode(reply.head).unsigned().hex() == outputs["unsigned"]
+    if "boxes" in outputs:
+        message = SealedShares.decode(reply.head)
+        assert message.statement.key_roster.hex() == outputs["h1"]
+        assert {box.site for box in message.boxes} == set(outputs["boxes"])
+        for box in message.boxes:
+            parts = outputs["boxes"][box.site]
+            assert seal(*(unhex(parts[name]) for name in ("key", "plaintext", "aad"))) == box.ciphertext
+        _require_shares(outputs, inputs, context)
+    if "added" in outputs:
+        assert reply.words is not None
+        assert MaskedVector.decode(reply.head).share_set.hex() == outputs["h2"]
+        words = words_in(outputs["words"])
+        seeds = [[unhex(seed) for seed in outputs[name].values()] for name in ("added", "subtracted")]
+        Masks(*seeds).apply(words)
+        assert (words == reply.words).all()
+    if "h3" in outputs:
+        assert SurvivorSignature.decode(reply.head).survivor_set.hex() == outputs["h3"]
+
+
+def _require_shares(outputs: Json, inputs: Json, context: RoundContext) -> None:
+    """The shares of every box and one's own are values of the two polynomials (spec §5.6)."""
+    own = [outputs["own_key_share"] + outputs["own_seed_share"]]
+    sent = [(parts["place"], parts["plaintext"]) for parts in outputs["boxes"].values()]
+    for place, plaintext in [(context.points[inputs["site"]], own[0]), *sent]:
+        halves = plaintext[:66], plaintext[66:]
+        for secret, share in zip(("mask_secret", "seed"), halves, strict=True):
+            constant = int(inputs["random"][secret], 16)
+            polynomial = [constant, *(int(each, 16) for each in outputs[f"{secret}_coefficients"])]
+            assert sum(a * place**i for i, a in enumerate(polynomial)) % P == int(share, 16)
 
 
 def site_refuses(case: Json, inputs: Json) -> None:

@@ -72,8 +72,8 @@ def domain_separation(case: Json, inputs: Json) -> None:
         public, signature = (unhex(case["outputs"][each]) for each in ("public_key", "signature"))
         assert sign(key, label, *parts) == signature
         assert is_signed(public, signature, label, *parts)
-        assert not is_signed(public, signature, labels.ALL["SIGN_ROSTER" if label != labels.SIGN_ROSTER else "SIGN_READY"],
-                             *parts)  # fmt: skip
+        another = labels.ALL["SIGN_READY" if inputs["label"] == "SIGN_ROSTER" else "SIGN_ROSTER"]
+        assert not is_signed(public, signature, another, *parts)
 
 
 DIGEST_LABELS = {
@@ -113,7 +113,11 @@ def layout_in(tensors: Sequence[Sequence[Any]]) -> Layout:
 def initial(case: Json, inputs: Json) -> None:
     layout = layout_in(inputs["tensors"])
     values = initial_adapter(layout, unhex(inputs["nonce"]))
-    found = {"layout": layout.digest().hex(), "values": form.floats(values), "adapter": adapter_digest(layout, values).hex()}
+    found = {
+        "layout": layout.digest().hex(),
+        "values": form.floats(values),
+        "adapter": adapter_digest(layout, values).hex(),
+    }
     assert found == case["outputs"]
 
 

@@ -55,7 +55,13 @@ def _admissions(manifest: Manifest, start: Position, later: Position) -> Iterato
     yield "an earlier attempt", start, line(1, 3, 1), start.header(manifest, 2), "refused"
     yield "an earlier round than the last line's", later, line(6, 1, 1), fifth, "refused"
     for field in ("session", "roster", "adapter", "previous", "graph"):
-        yield f"another {field}", later, None, replace(fifth, **{field: flipped(getattr(fifth, field))}), "faulty-server"
+        yield (
+            f"another {field}",
+            later,
+            None,
+            replace(fifth, **{field: flipped(getattr(fifth, field))}),
+            "faulty-server",
+        )
     for field, value in (("round", 6), ("round", 4), ("scheme", "other"), ("range_q40", 12_346)):
         yield f"another {field}: {value}", later, None, replace(fifth, **{field: value}), "faulty-server"
 
@@ -167,12 +173,14 @@ def bad_model_hash() -> Json:
         "another scheme": {**whole, "schemes": ["other"]}, "more rounds": {**whole, "largest_rounds": 2},
         f"{OUTSIDE} is on the roster and left out": {},
     }  # fmt: skip
-    cases += [_consent(f"policy: {name}", session, manifest, facts, rules, "refused") for name, rules in policies.items()]
+    cases += [
+        _consent(f"policy: {name}", session, manifest, facts, rules, "refused") for name, rules in policies.items()
+    ]
     listed = {**whole, "base_models": [drawn("another model").hex(), drawn("base model").hex()]}
     cases.append(_consent("policy: a base model that is listed", session, manifest, facts, listed, ""))
-    cases.append(_consent("two days after the roster's entries expired, to the second", session, manifest, facts, whole, "",
-                          now=EXPIRES + 2 * 86_400))  # fmt: skip
-    cases.append(_consent("a second later", session, manifest, facts, whole, "refused", now=EXPIRES + 2 * 86_400 + 1))
+    late = EXPIRES + 2 * 86_400
+    cases.append(_consent("two days after an entry expired, to the second", session, manifest, facts, whole, "", late))
+    cases.append(_consent("a second later", session, manifest, facts, whole, "refused", late + 1))
     heavy = Session(5, size=21, rotate=1, weight_cap=5).manifest
     cases.append(_consent("policy: a larger weight cap", session, heavy, facts, whole, "refused"))
     inputs = {
@@ -189,7 +197,13 @@ def bad_model_hash() -> Json:
 
 
 def _consent(
-    name: str, session: Session, manifest: Manifest, facts: Json, rules: Json, code: str, now: int = EXPIRES - 86_400 * 30
+    name: str,
+    session: Session,
+    manifest: Manifest,
+    facts: Json,
+    rules: Json,
+    code: str,
+    now: int = EXPIRES - 86_400 * 30,
 ) -> Json:
     inputs: Json = {"manifest": manifest.encode().hex(), "loaded": facts, "policy": rules, "now": now}
     try:
@@ -199,4 +213,3 @@ def _consent(
         return bad(name, inputs, code)
     assert not code, name
     return good(name, inputs, {"reply": reply.head.hex()})
-

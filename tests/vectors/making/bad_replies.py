@@ -8,7 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from secagg.masked.messages import KeyAdvert, SealedShares, ShareStatement, SurvivorSignature, UnmaskShares, boxes_digest
+from secagg.masked.messages import (
+    KeyAdvert,
+    SealedShares,
+    ShareStatement,
+    SurvivorSignature,
+    UnmaskShares,
+    boxes_digest,
+)
 from secagg.session import Packet
 from tests.vectors.form import Json, case_file, drawn
 from tests.vectors.making.bad_requests import ALIASES, LOW_ORDER
@@ -47,8 +54,12 @@ def _usual(phase: str, kind: Any, replayed: str) -> dict[str, tuple[Lie, str]]:
         "cut short": (lambda _, packet: Packet(packet.head[:-1], packet.words), "malformed"),
         "a byte too many": (lambda _, packet: Packet(packet.head + b"\x00", packet.words), "malformed"),
         **({"in another site's name": (renamed, SITE), "a false signature": (unsigned, BOTH)} if kind else {}),
-        **({} if phase == "mask" else {"a word beside it": (lambda _, p: Packet(p.head, np.ones(1, np.uint64)), "malformed")}),
+        **({} if phase == "mask" else {"a word beside it": (_with_word, "malformed")}),
     }  # fmt: skip
+
+
+def _with_word(_: Played, packet: Packet) -> Packet:
+    return Packet(packet.head, np.ones(1, np.uint64))
 
 
 def _changed(kind: Any, **changes: Callable[[Any], object]) -> Lie:
@@ -152,14 +163,14 @@ def bad_share_index() -> Json:
     rows: dict[str, tuple[Lie, str]] = {
         "every share is of the next site's secret": (_changed(UnmaskShares, seeds=moved), SITE),
         "every share is for another giver's point": (_changed(UnmaskShares, seeds=others_point), SITE),
-        "one share altered": (_changed(UnmaskShares, seeds=_first(lambda share: flipped(share))), SITE),
+        "one share altered": (_changed(UnmaskShares, seeds=_first(flipped)), SITE),
         "one share is p": (_changed(UnmaskShares, seeds=_first(lambda _: (2**256 + 297).to_bytes(33, "big"))), SITE),
         "one share is 2^264 - 1": (_changed(UnmaskShares, seeds=_first(lambda _: b"\xff" * 33)), SITE),
         "one share is 0": (_changed(UnmaskShares, seeds=_first(lambda _: bytes(33))), SITE),
     }
     about = (
-        "False shares in well-signed UnmaskShares: the rebuilt seed does not fit its commitment until the giver is left "
-        "out, so the giver is named, and the aggregate is the one without its shares. A site cannot see this (11.4.3)."
+        "False shares in well-signed UnmaskShares: the rebuilt seed fits its commitment only when the giver is left "
+        "out, so the giver is named, and the attempt goes on without its shares. A site cannot see this (11.4.3)."
     )
     return _file("unmask", rows, "5.6, 11.6.5", about)
 

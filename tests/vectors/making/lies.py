@@ -97,7 +97,9 @@ def twin_of(played: Played, site: str) -> tuple[ClientSession, Draws]:
     return client, draws
 
 
-def refused(name: str, played: Played, lie: Struct | bytes | Packet, code: str, blamed: str = "", site: str = ME) -> Json:
+def refused(
+    name: str, played: Played, lie: Struct | bytes | Packet, code: str, blamed: str = "", site: str = ME
+) -> Json:
     """The site refuses the lie, stays as it was, and answers the right request afterwards if there is one."""
     client, draws = twin_of(played, site)
     before, stage = client.to_bytes(), client.stage
@@ -129,7 +131,9 @@ def error_of(call: Callable[[], object]) -> SecAggError:
     raise AssertionError("nothing was refused")
 
 
-def rejected(name: str, played: Played, liar: str, lie: Callable[[Packet], Packet], code: str, blamed: str = "") -> Json:
+def rejected(
+    name: str, played: Played, liar: str, lie: Callable[[Packet], Packet], code: str, blamed: str = ""
+) -> Json:
     """The server does not count the liar's reply, and goes on with the others'."""
     phase, asked = played.server.phase, played.server.requests()
     answers = [(site, asked[site], played.clients[site].handle(asked[site])) for site in asked]

@@ -146,7 +146,8 @@ def quantize() -> Json:
     cases = [
         _rounding("not rotated, 24 values", _params(3, 8, 1, 0, 0, 1.0, 24), some_values(24, 256), 1, exact=True),
         _rounding("not rotated, at and beyond the range", _params(3, 8, 1, 0, 0, 1.0, 24), edges, 1, exact=True),
-        _rounding("rotated, blocks of 16, 4 and 1", _params(3, 8, 1, 1, 0, 1.0, 21), some_values(21, 64), 1, exact=True),
+        _rounding("rotated, blocks of 16, 4 and 1", _params(3, 8, 1, 1, 0, 1.0, 21), some_values(21, 64), 1,
+                  exact=True),
         _rounding("rotated, blocks of 32 and 8, weight 3", _params(5, 8, 5, 1, 0, 1.0, 40), some_values(40, 64), 3,
                   exact=False),
         _rounding("rotated, a range that is no power of two", _params(5, 10, 1, 1, 0, 0.37, 21), some_values(21, 32), 1,

@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 
 from secagg import labels
-from secagg.identity import fingerprint, public_bytes
+from secagg.identity import fingerprint
 from secagg.initial import initial_adapter
 from secagg.masked.messages import (
     boxes_digest,
@@ -23,9 +23,10 @@ from secagg.primitives.agreement import agree, derive, public_key
 from secagg.primitives.prg import Stream
 from secagg.primitives.shamir import SHARE_BYTES, P, split
 from secagg.vector import Layout, adapter_digest
+from secagg.wire import encode_plain
 from tests.vectors import form
 from tests.vectors.form import Json, bad, drawn, file, good
-from tests.vectors.making.encoding import sample, shown, structs
+from tests.vectors.making.encoding import sample, structs
 from tests.vectors.scene import Session
 
 # ---------------------------------------------------------------------- labels, digests, signatures
@@ -37,9 +38,7 @@ def domain_separation() -> Json:
         for name, label in labels.ALL.items()
         if name != "PROTOCOL"
     ]
-    cases += [
-        good(f"digest {name}", {"over": over}, {"digest": digest.hex()}) for name, over, digest in _digests()
-    ]
+    cases += [good(f"digest {name}", {"over": over}, {"digest": digest.hex()}) for name, over, digest in _digests()]
     cases += _signatures()
     about = (
         "Every label of the registry (its purpose is the input), every digest of section 8.3, and a signature of every "
@@ -63,15 +62,11 @@ def _digests() -> list[tuple[str, list[str], bytes]]:
         return tuple(sorted(items, key=lambda each: each.site))
 
     def listed(items: tuple) -> str:  # type: ignore[type-arg]
-        from secagg.wire import encode_plain
-
         return encode_plain([each.plain() for each in items]).hex()
 
     adverts, statements, boxes, vectors = map(ordered, (adverts, statements, boxes, vectors))
     manifest, header = session.manifest, session.context().header
     initial, layout = session.initial, session.layout
-    from secagg.wire import encode_plain
-
     tensors = encode_plain([[name, list(shape)] for name, shape in layout.tensors]).hex()
     graph = encode_plain([1, list(session.names)]).hex()
     return [
@@ -126,9 +121,12 @@ def _signatures() -> list[Json]:
 # ---------------------------------------------------------------------- keys and seeds
 
 INFOS = {  # derivation: label, length (spec §9.2)
-    "key of a box": ("SHARE_KEY", 32), "seed of a pair mask": ("PAIR_MASK", 48), "seed of a self mask": ("SELF_MASK", 48),
-    "seed of the rotation signs": ("ROTATION", 48), "seed of the initial adapter": ("INITIAL_VALUES", 48),
-}  # fmt: skip
+    "key of a box": ("SHARE_KEY", 32),
+    "seed of a pair mask": ("PAIR_MASK", 48),
+    "seed of a self mask": ("SELF_MASK", 48),
+    "seed of the rotation signs": ("ROTATION", 48),
+    "seed of the initial adapter": ("INITIAL_VALUES", 48),
+}
 
 
 def hkdf() -> Json:
@@ -184,32 +182,25 @@ def prg() -> Json:
         cases.append(good(name, {"seed": seed.hex(), "length": 80}, {"stream": stream.hex(), "words": words}))
     seed = drawn("stream", "long", count=48)
     tail = Stream(seed).read((1 << 20) + 16)[-16:]
-    cases.append(good("16 bytes from 2^20 on", {"seed": seed.hex(), "skip": 1 << 20, "length": 16}, {"stream": tail.hex()}))
+    inputs = {"seed": seed.hex(), "skip": 1 << 20, "length": 16}
+    cases.append(good("16 bytes from 2^20 on", inputs, {"stream": tail.hex()}))
     about = "Streams of AES-256-CTR from a 48-byte seed: key, then initial counter block. words: the stream as words."
     return file(about, "9.3", "stream", cases)
 
 
 def adapter() -> Json:
     cases = []
-    for size in (21, 24, 40):
-        session = Session(3, size=size)
-        layout, nonce = session.layout, drawn("nonce", size)
+    layouts = {f"{size} values": Session(3, size=size).layout for size in (21, 24, 40)}
+    two = (("a.lora_A.weight", (2, 3)), ("a.lora_B.weight", (2, 2)), ("b.lora_A.weight", (1, 2, 3)))
+    for name, layout in {**layouts, "two lora_A, one of three extents": Layout(two)}.items():
+        nonce = drawn("nonce", name)
         values = initial_adapter(layout, nonce)
-        inputs = {"tensors": [[name, list(shape)] for name, shape in layout.tensors], "nonce": nonce.hex()}
+        inputs = {"tensors": [[tensor, list(shape)] for tensor, shape in layout.tensors], "nonce": nonce.hex()}
         outputs = {
             "layout": layout.digest().hex(), "values": form.floats(values),
             "adapter": adapter_digest(layout, values).hex(),
         }  # fmt: skip
-        cases.append(good(f"{size} values", inputs, outputs))
-    layout = Layout((("a.lora_A.weight", (2, 3)), ("a.lora_B.weight", (2, 2)), ("b.lora_A.weight", (1, 2, 3))))
-    values = initial_adapter(layout, drawn("nonce"))
-    cases.append(
-        good(
-            "two lora_A, one of three extents",
-            {"tensors": [[name, list(shape)] for name, shape in layout.tensors], "nonce": drawn("nonce").hex()},
-            {"layout": layout.digest().hex(), "values": form.floats(values), "adapter": adapter_digest(layout, values).hex()},
-        )
-    )
+        cases.append(good(name, inputs, outputs))
     about = "The adapter that training starts from: binary32 little-endian, its layout's digest and its own."
     return file(about, "8.3, 10.1", "initial adapter", cases)
 
@@ -274,13 +265,3 @@ def _combinations() -> list[Json]:
         bad("combine: a result above 2^256", given((1, 3, 4), p1=above, p3=above, p4=above), "malformed"),
     ]
     return cases
-
-
-def signed_public(seed: bytes) -> bytes:
-    """The public half of an Ed25519 seed."""
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    return public_bytes(Ed25519PrivateKey.from_private_bytes(seed))
-
-
-__all__ = ["adapter", "domain_separation", "hkdf", "prg", "shamir", "shown"]
