@@ -85,10 +85,21 @@ def file(about: str, spec: str, form: str, cases: Sequence[Json], inputs: Json |
 
 
 def _common_to(cases: list[Json]) -> tuple[list[Json], Json]:
-    """Inputs that all cases share, taken out of them: the cases without, and the shared ones."""
-    first = cases[0]["inputs"]
-    shared = {key: value for key, value in first.items() if all(case["inputs"].get(key) == value for case in cases)}
-    kept = [{**case, "inputs": {k: v for k, v in case["inputs"].items() if k not in shared}} for case in cases]
+    """Inputs that most cases share, taken out of them: the cases without, and the shared ones.
+
+    A case keeps its own value of an input where it has another; one that lacks an input keeps the rest from sharing it.
+    """
+    shared = {}
+    for key in cases[0]["inputs"]:
+        if all(key in case["inputs"] for case in cases):
+            values = [json.dumps(case["inputs"][key]) for case in cases]
+            often = max(values, key=values.count)
+            if values.count(often) > 1:
+                shared[key] = json.loads(often)
+    kept = [
+        {**case, "inputs": {k: v for k, v in case["inputs"].items() if k not in shared or v != shared[k]}}
+        for case in cases
+    ]
     return kept, shared
 
 

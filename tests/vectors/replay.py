@@ -13,12 +13,13 @@ from secagg.config import Manifest, Policy, RoundContext, RoundHeader
 from secagg.errors import SecAggError
 from secagg.identity import Roster, ServerKeys, SiteKeys
 from secagg.masked.masks import Masks
-from secagg.masked.messages import KeyAdvert, MaskedVector, SealedShares, SurvivorSignature
+from secagg.masked.messages import KeyAdvert, MaskedVector, Projections, RoundRecord, SealedShares, SurvivorSignature
 from secagg.primitives.aead import seal
 from secagg.primitives.shamir import P
+from secagg.projection import project
 from secagg.schemes import scheme_named
-from secagg.session import ClientSession, Packet
-from tests.vectors.form import Json, packet, packet_in, update_in, words_in
+from secagg.session import ClientSession, InMemory, Packet
+from tests.vectors.form import Json, packet, packet_in, update_in, words, words_in
 from tests.vectors.scene import Given
 
 POLICY = Policy(least_colluders=0, largest_weight=1 << 20)
@@ -59,7 +60,7 @@ def client_after_history(inputs: Mapping[str, Any]) -> ClientSession:
 
 def server_of(inputs: Mapping[str, Any]) -> Any:
     context = replace(context_of(inputs), cohort=tuple(inputs["cohort"]))
-    return scheme_named(context.manifest.scheme).server(context, ServerKeys(private(inputs["server_seed"])))
+    return scheme_named(context.manifest.scheme).server(context, ServerKeys(private(inputs["server_seed"])), InMemory())
 
 
 def replies_in(replies: list[Json]) -> list[tuple[str, Packet]]:
@@ -106,10 +107,15 @@ def derived(outputs: Json, inputs: Json, reply: Packet) -> None:
     if "added" in outputs:
         assert reply.words is not None
         assert MaskedVector.decode(reply.head).share_set.hex() == outputs["h2"]
-        words = words_in(outputs["words"])
+        plain = words_in(outputs["words"])
         seeds = [[unhex(seed) for seed in outputs[name].values()] for name in ("added", "subtracted")]
-        Masks(*seeds).apply(words)
-        assert (words == reply.words).all()
+        Masks(*seeds).apply(plain)
+        assert (plain == reply.words).all()
+    if "challenge_seed" in outputs:
+        record = RoundRecord.decode(unhex(inputs["message"]))
+        assert record.transcript().hex() == outputs["transcript"] == Projections.decode(reply.head).record.hex()
+        assert words(project(unhex(outputs["challenge_seed"]), words_in(outputs["masked_words"]))) == outputs["values"]
+        assert Projections.decode(reply.head).values.hex() == outputs["values"]
     if "h3" in outputs:
         assert SurvivorSignature.decode(reply.head).survivor_set.hex() == outputs["h3"]
 
@@ -138,13 +144,14 @@ def site_refuses(case: Json, inputs: Json) -> None:
 
 def site_in_order(_: Json, inputs: Json) -> None:
     client = client_of(context_of(inputs), inputs["site"], inputs)
-    last = inputs["steps"][0]["right"]
+    messages = [unhex(each) for each in inputs["messages"]]
     for step in inputs["steps"]:
         assert client.stage == step["state"].lower()
         before = client.to_bytes()
         for each in step["wrong"]:
-            refused({"error": {"code": each["code"]}}, lambda each=each: client.handle(Packet(unhex(each["message"]))))
-        due = unhex(step.get("right", last))
+            wanted, head = {"error": {"code": each["code"]}}, messages[each["message"]]
+            refused(wanted, lambda head=head: client.handle(Packet(head)))
+        due = messages[step.get("right", 0)]
         beside = packet_in({"head": due.hex(), "words": "0100000000000000"})
         refused({"error": {"code": step["words_beside"]}}, lambda beside=beside: client.handle(beside))
         assert client.to_bytes() == before
@@ -166,7 +173,7 @@ def server_refuses(case: Json, inputs: Json) -> None:
     server.receive(replies_in([inputs["reply"], *inputs["others"]]))
     assert set(server.faults) == {liar}
     assert named(server.faults[liar]) == case["error"]
-    if not server.done:
+    if case["phase"] in ("advertise", "share", "mask", "consent"):
         assert liar not in server.requests()
 
 
@@ -180,7 +187,8 @@ def attempt(case: Json, inputs: Json) -> None:
         requests = server.requests()
         assert {site: request.head.hex() for site, request in requests.items()} == requests_in(trip)
         quiet |= set(inputs["silent"].get(trip["phase"], ()))
-        replies = [(site, clients[site].handle(request)) for site, request in requests.items() if site not in quiet]
+        asked = sorted(requests.items())
+        replies = [(site, clients[site].handle(request)) for site, request in asked if site not in quiet]
         assert [{"site": site, **packet(reply)} for site, reply in replies] == trip["replies"]
         if "error" in case and trip is case["outputs"]["trips"][-1]:
             wanted = {"error": {"code": case["error"]["code"]}}
@@ -190,6 +198,17 @@ def attempt(case: Json, inputs: Json) -> None:
         server.receive(replies)
     assert packet(server.result().payload) == case["outputs"]["aggregate"]
     opens(context, case["outputs"])
+
+
+def aggregate_opens(case: Json, inputs: Json) -> None:
+    """The aggregate opens, or is refused for what the case names while the right one beside it opens."""
+    context = context_of(inputs)
+    if "error" not in case:
+        opens(context, {**case["outputs"], "aggregate": {"head": inputs["head"], "words": inputs["words"]}})
+        return
+    scheme = scheme_named(context.manifest.scheme)
+    refused(case, lambda: scheme.open(context, packet_in({"head": inputs["head"], "words": inputs["words"]})))
+    scheme.open(context, packet_in({"head": inputs["right_head"], "words": inputs["right_words"]}))
 
 
 def requests_in(trip: Json) -> dict[str, str]:

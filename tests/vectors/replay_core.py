@@ -18,6 +18,7 @@ from secagg.primitives.agreement import agree, derive, public_key
 from secagg.primitives.prg import Stream
 from secagg.primitives.shamir import combine, split
 from secagg.primitives.signature import is_signed, sign
+from secagg.projection import project
 from secagg.quantize import next_range
 from secagg.session import Metrics
 from secagg.tally import WORDS, Tally
@@ -28,6 +29,7 @@ from tests.vectors.form import Json
 from tests.vectors.making import bad_chain
 from tests.vectors.making.encoding import built, structs
 from tests.vectors.making.numbers import quantizer_of, values_by_rule
+from tests.vectors.making.sums import words_by_rule
 from tests.vectors.replay import private, refused, unhex
 from tests.vectors.scene import Session
 
@@ -43,7 +45,8 @@ def encode(case: Json, inputs: Json) -> None:
     kind, outputs = structs()[inputs["struct"]], case["outputs"]
     value = built(kind, inputs["fields"])
     assert inputs["tag"] == kind.TAG
-    assert encode_plain(value.plain()).hex() == outputs["plain"]
+    if "plain" in outputs:
+        assert encode_plain(value.plain()).hex() == outputs["plain"]
     if "encoding" in outputs:
         assert value.encode().hex() == outputs["encoding"]
         assert kind.decode(unhex(outputs["encoding"])) == value
@@ -226,6 +229,11 @@ def tally_range(case: Json, inputs: Json) -> None:
     summed = Tally(inputs["sites"], inputs["weight"], 1, 1, 1, 1, inputs["clipped"], int(inputs["peak"]))
     found = next_range(inputs["range_q40"], summed, inputs["largest"], inputs["size"], inputs["levels"])
     assert found == case["outputs"]["next_range_q40"]
+
+
+def projection(case: Json, inputs: Json) -> None:
+    vector = form.words_in(inputs["words"]) if "words" in inputs else words_by_rule(inputs["size"])
+    assert form.words(project(unhex(inputs["seed"]), vector)) == case["outputs"]["values"]
 
 
 # ---------------------------------------------------------------------- log, model, policy

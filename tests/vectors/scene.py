@@ -20,7 +20,7 @@ from secagg.initial import initial_adapter
 from secagg.lanes import headroom
 from secagg.quantize import QuantizerParams
 from secagg.schemes import scheme_named
-from secagg.session import ClientSession, Metrics, Packet, Update
+from secagg.session import ClientSession, InMemory, Metrics, Packet, Update
 from secagg.thresholds import plan
 from secagg.vector import Layout, Vector, adapter_digest
 from tests.vectors import form
@@ -180,7 +180,9 @@ class Played:
         self.cohort = tuple(self.cohort or session.names)
         self.context = session.context(self.attempt, self.position)
         self.scheme = scheme_named(session.manifest.scheme)
-        self.server: Any = self.server_of(replace(self.context, cohort=self.cohort))
+        self.archive = InMemory()
+        asked = replace(self.context, cohort=self.cohort)
+        self.server: Any = self.scheme.server(asked, session.server_keys, self.archive)
         for site in self.cohort:
             header = self.context.header
             self.draws[site] = Draws(session, header.round, self.attempt, site, self.salt)
@@ -189,9 +191,6 @@ class Played:
             self.clients[site] = self.scheme.client(
                 self.context, keys, POLICY, self.updates[site], self.draws[site]
             )  # fmt: skip
-
-    def server_of(self, context: RoundContext) -> Any:
-        return self.scheme.server(context, self.session.server_keys)
 
     def until(self, phase: str) -> Played:
         """Drives the attempt to the beginning of a phase."""
@@ -212,7 +211,7 @@ class Played:
         """Drives one phase."""
         phase, exchanged = self.server.phase, []
         quiet = self.quiet(phase)
-        asked = self.server.requests()
+        asked = dict(sorted(self.server.requests().items()))
         for site, request in asked.items():
             if site not in quiet:
                 exchanged.append((site, request, self.clients[site].handle(request)))

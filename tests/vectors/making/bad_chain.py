@@ -49,6 +49,8 @@ def _admissions(manifest: Manifest, start: Position, later: Position) -> Iterato
     yield "round 1, attempt 1, an empty log", start, None, first, ""
     yield "round 1, attempt 7, an empty log", start, None, start.header(manifest, 7), ""
     yield "attempt 2 after attempt 1 got to stage 4", start, line(1, 1, 4), start.header(manifest, 2), ""
+    yield "round 5 after round 4 was checked", later, line(4, 3, 6), fifth, ""
+    yield "attempt 2 after attempt 1 was checked", start, line(1, 1, 6), start.header(manifest, 2), "refused"
     yield "round 5 after round 4 was spent", later, line(4, 3, 5), fifth, ""
     yield "attempt 2 after attempt 1 was spent", start, line(1, 1, 5), start.header(manifest, 2), "refused"
     yield "the same attempt again", start, line(1, 2, 1), start.header(manifest, 2), "refused"
@@ -93,6 +95,9 @@ def _answers(start: Position) -> Iterator[tuple[str, Any, Any, str, str]]:
     yield "the same stage again", line(2, 3), header, "masked", "refused"
     yield "an earlier stage", line(2, 3), header, "shared", "refused"
     yield "a stage of an earlier attempt", line(3, 1), header, "spent", "refused"
+    yield "the check, after the shares have left in the same attempt", line(2, 5), header, "checked", ""
+    yield "the check a second time", line(2, 6), header, "checked", "refused"
+    yield "the check of another attempt than the one spent", line(1, 5), header, "checked", "refused"
     yield "in an attempt after one that was spent", line(1, 5), header, "advertised", "refused"
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from secagg.masked.messages import (
     KeyAdvert,
+    Projections,
     SealedShares,
     ShareStatement,
     SurvivorSignature,
@@ -146,6 +147,20 @@ def bad_reply_unmask() -> Json:
         "both shares of one survivor": (_changed(UnmaskShares, keys=lambda message: message.seeds[:1]), SITE),
     }
     return _file("unmask", rows, "11.6.5")
+
+
+def bad_reply_check() -> Json:
+    def false(message: Projections) -> bytes:
+        return flipped(message.values, 8 * 77)
+
+    rows = _usual("check", Projections, SITE)
+    rows |= {
+        "of another record": (_changed(Projections, record=lambda _: drawn("other record")), SITE),
+        "one value false, well signed": (_changed(Projections, values=false), SITE),
+        "all values zero, well signed": (_changed(Projections, values=lambda _: bytes(1024)), SITE),
+    }
+    about = "Projections that do not count; the aggregate is made all the same, with the site's masked words behind it."
+    return _file("check", rows, "11.6.6", about)
 
 
 def bad_share_index() -> Json:

@@ -13,7 +13,7 @@ from secagg.masked.messages import (
     SurvivorSet,
     SurvivorSignature,
 )
-from secagg.session import Packet
+from secagg.session import ClientSession, Packet
 from tests.vectors.form import Json, case_file, drawn, file
 from tests.vectors.making.lies import (
     FIVE,
@@ -158,39 +158,40 @@ def bad_order() -> Json:
     played = Played(Session(3)).run()
     assert played.error is None
     right = [of_site(played, phase) for phase in played.heads]
+    messages = [*right, *_no_requests(played)]
     fresh = Played(Session(3))
     client, draws = twin_of(fresh, ME)
     steps = []
     for step in range(len(right) + 1):
-        wrong = [_wrong(client, request) for index, request in enumerate(right) if index != step]
-        wrong += [_wrong(client, head) for head in _no_requests(played)]
-        due = right[step] if step < len(right) else right[0]
-        with_words = error_of(lambda due=due: client.handle(Packet(due, np.ones(1, np.uint64))))  # type: ignore[misc]
-        row: Json = {"state": client.stage.capitalize(), "wrong": wrong, "words_beside": with_words.code}
+        wrong = [{"message": i, "code": _code(client, head)} for i, head in enumerate(messages) if i != step]
+        due = step if step < len(right) else 0
+        words = Packet(messages[due], np.ones(1, np.uint64))
+        beside = error_of(lambda words=words: client.handle(words)).code  # type: ignore[misc]
+        row: Json = {"state": client.stage.capitalize(), "wrong": wrong, "words_beside": beside}
         if step < len(right):
-            reply = client.handle(Packet(due))
-            row |= {"right": due.hex(), "reply": reply.head.hex()}
+            row |= {"right": step, "reply": client.handle(Packet(messages[step])).head.hex()}
         steps.append(row)
-    inputs = {**fresh.common(), "site": ME, **fresh.site_inputs(ME), "random": draws.listed(), "steps": steps}
+    inputs = {**fresh.common(), "site": ME, **fresh.site_inputs(ME), "random": draws.listed()}
+    inputs |= {"messages": [each.hex() for each in messages], "steps": steps}
     about = (
-        "One site from Fresh to its last state. steps: at each, messages that it refuses with the code given, without "
-        "any change; then the right request and its reply. words_beside: the code if the right request (at the last "
-        "state: the first) carries one word 1 beside it."
+        "One site from Fresh to its last state. steps: at each, messages (by their place in `messages`, from 0) "
+        "that it refuses with the code given, without any change; then the right request and its reply. "
+        "words_beside: the code if the right request (at the last state: the first) carries one word 1 beside it."
     )
-    return file(
-        about, "11.4", "site in order", [{"name": "every message at every state", "inputs": inputs, "outputs": {}}]
-    )
+    case = {"name": "every message at every state", "inputs": inputs, "outputs": {}}
+    return file(about, "11.4", "site in order", [case])
 
 
 def of_site(played: Played, phase: str) -> bytes:
     return next(request.head for name, request, _ in played.heads[phase] if name == ME)
 
 
-def _wrong(client, head: bytes) -> Json:  # type: ignore[no-untyped-def]
+def _code(client: ClientSession, head: bytes) -> str:
+    """How the site refuses it."""
     before = client.to_bytes()
     error = error_of(lambda: client.handle(Packet(head)))
     assert client.to_bytes() == before
-    return {"message": head.hex(), "code": error.code}
+    return error.code
 
 
 def _no_requests(played: Played) -> list[bytes]:

@@ -113,15 +113,14 @@ def encoding() -> Json:
     for name, kind in structs().items():
         value = sample(kind)
         inputs = {"struct": name, "tag": kind.TAG, "fields": shown(value)}
-        outputs = {"encoding": value.encode().hex()} if kind.TAG else {}
-        outputs["plain"] = encode_plain(value.plain()).hex()
+        outputs = {"encoding": value.encode().hex()} if kind.TAG else {"plain": encode_plain(value.plain()).hex()}
         if any(rule.name == "signature" for rule in field_rules(kind)):
             outputs["unsigned"] = value.unsigned().hex()
         cases.append(good(name, inputs, outputs))
     about = (
         "One value of every struct. fields: in the order of the tables, bytes as hex, integers from 2^53 on as "
-        "decimal texts. encoding: on its own, with its tag; absent for a struct without one. plain: inside another "
-        "struct, without the tag. unsigned: what goes behind the label in a signature (section 4.5)."
+        "decimal texts. encoding: on its own, with its tag. plain: of a struct that has none, as it stands inside "
+        "another. unsigned: what goes behind the label in a signature (section 4.5)."
     )
     return file(about, "4.2, 4.5", "encode", cases)
 

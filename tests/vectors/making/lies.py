@@ -11,6 +11,7 @@ from secagg.config import RoundContext
 from secagg.errors import SecAggError
 from secagg.identity import SiteKeys
 from secagg.masked.messages import REQUESTS
+from secagg.masked.server import PHASES
 from secagg.primitives.signature import sign
 from secagg.session import ClientSession, Packet
 from secagg.wire import Struct, encode_plain
@@ -21,8 +22,7 @@ from tests.vectors.scene import POLICY, Draws, Played, Session, replies_of
 
 FIVE = Session(5)  # c = 1, d = 1, t = q = m = 4
 ME, PEER, OTHER = "dale", "hauge", "lunde"
-PHASES = ("advertise", "share", "mask", "consent", "unmask")
-REQUEST_OF = dict(zip(PHASES, REQUESTS, strict=False))
+REQUEST_OF = dict(zip(PHASES, REQUESTS, strict=True))
 SITE_REFUSES = "site refuses"
 SERVER_REFUSES = "server refuses"
 
@@ -135,7 +135,7 @@ def rejected(
     name: str, played: Played, liar: str, lie: Callable[[Packet], Packet], code: str, blamed: str = ""
 ) -> Json:
     """The server does not count the liar's reply, and goes on with the others'."""
-    phase, asked = played.server.phase, played.server.requests()
+    phase, asked = played.server.phase, dict(sorted(played.server.requests().items()))
     answers = [(site, asked[site], played.clients[site].handle(asked[site])) for site in asked]
     reply = next(answer for site, _, answer in answers if site == liar)
     others = [each for each in answers if each[0] != liar]

@@ -28,6 +28,7 @@ ROUNDS: dict[str, list[tuple[str, Session, Silent]]] = {
         ("silent in mask: its shares have left, its vector has not", PLAIN, {"mask": ["fjell"]}),
         ("silent in consent: its vector has left, its signature has not", PLAIN, {"consent": ["dale"]}),
         ("silent in unmask: it has signed", PLAIN, {"unmask": ["dale"]}),
+        ("silent in check: its masked words travel", PLAIN, {"check": ["dale"]}),
     ],
     "round_3_sites_2_dropouts": [
         ("both silent in share", PLAIN, {"share": ["aasen", "dale"]}),
@@ -36,10 +37,13 @@ ROUNDS: dict[str, list[tuple[str, Session, Silent]]] = {
     "round_5_sites_0_dropouts": [("weights, lanes of 16 bits", ROTATED, {})],
     "round_5_sites_1_dropout": [
         ("silent in advertise: outside U1", ROTATED, {"advertise": ["aasen"]}),
-        ("silent in share: in U1, outside U2, no secret revealed", ROTATED, {"share": ["lunde"]}),
         ("silent in mask: its key is revealed", ROTATED, {"mask": ["fjell"]}),
-        ("silent in consent: a survivor, its seed is revealed, it does not sign", ROTATED, {"consent": ["dale"]}),
-        ("silent in unmask: a survivor that signed", ROTATED, {"unmask": ["hauge"]}),
+        (
+            "silent in consent: a survivor, its seed is revealed, its masked words travel",
+            ROTATED,
+            {"consent": ["dale"]},
+        ),
+        ("silent in check: a survivor, its masked words travel", ROTATED, {"check": ["hauge"]}),
     ],
     "round_5_sites_2_dropouts": [
         ("both keys are revealed", TWO_GONE, {"mask": ["aasen", "hauge"]}),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from itertools import combinations
 
 import numpy as np
@@ -11,6 +10,7 @@ from secagg import labels
 from secagg.identity import fingerprint
 from secagg.initial import initial_adapter
 from secagg.masked.messages import (
+    RoundRecord,
     boxes_digest,
     key_roster_digest,
     masked_words_digest,
@@ -67,6 +67,8 @@ def _digests() -> list[tuple[str, list[str], bytes]]:
     adverts, statements, boxes, vectors = map(ordered, (adverts, statements, boxes, vectors))
     manifest, header = session.manifest, session.context().header
     initial, layout = session.initial, session.layout
+    record = sample(structs()["RoundRecord"])
+    assert isinstance(record, RoundRecord)
     tensors = encode_plain([[name, list(shape)] for name, shape in layout.tensors]).hex()
     graph = encode_plain([1, list(session.names)]).hex()
     return [
@@ -83,14 +85,9 @@ def _digests() -> list[tuple[str, list[str], bytes]]:
         ("masked words", [h0.hex(), form.words(words)], masked_words_digest(h0, words)),
         ("h3, survivor set", [h0.hex(), listed(vectors)], survivor_set_digest(h0, vectors)),
         ("sum words", [h0.hex(), form.words(words)], sum_words_digest(h0, words)),
-        *_later_digests(),
+        ("transcript", [record.encode().hex()], record.transcript()),
         ("fingerprint", [drawn("key").hex()], bytes.fromhex(fingerprint(drawn("key")).replace(" ", ""))),
     ]
-
-
-def _later_digests() -> list[tuple[str, list[str], bytes]]:
-    record = sample(structs()["MaskedAggregate"])
-    return [("transcript", [record.encode().hex()], hashlib.sha256(labels.TRANSCRIPT + record.encode()).digest())]
 
 
 SIGNED = {  # message: its label, and whether h0 stands behind the label (spec §4.5)
@@ -99,6 +96,7 @@ SIGNED = {  # message: its label, and whether h0 stands behind the label (spec �
     "RoundOpen": ("SIGN_ROUND_OPEN", True), "KeyAdvert": ("SIGN_KEY_ADVERT", True),
     "ShareStatement": ("SIGN_SEALED_SHARES", True), "MaskedVector": ("SIGN_MASKED_VECTOR", True),
     "SurvivorSignature": ("SIGN_SURVIVORS", True), "UnmaskShares": ("SIGN_UNMASK_SHARES", True),
+    "Projections": ("SIGN_PROJECTIONS", True),
 }  # fmt: skip
 
 
@@ -125,6 +123,7 @@ INFOS = {  # derivation: label, length (spec §9.2)
     "seed of a pair mask": ("PAIR_MASK", 48),
     "seed of a self mask": ("SELF_MASK", 48),
     "seed of the rotation signs": ("ROTATION", 48),
+    "seed of the challenge of a record": ("CHALLENGE", 48),
     "seed of the initial adapter": ("INITIAL_VALUES", 48),
 }
 
@@ -146,9 +145,9 @@ def hkdf() -> Json:
         ("seed of the self mask of place 3", "seed of a self mask", drawn("b"), h0,
          _places(3) + h2 + labels.VECTOR_UPDATE, {}),
         ("seed of the rotation signs", "seed of the rotation signs", h0, b"", b"", {}),
+        ("seed of the challenge of a record", "seed of the challenge of a record", drawn("transcript"), h0, b"", {}),
         ("seed of the initial adapter", "seed of the initial adapter", drawn("nonce"), b"", b"", {}),
     ]  # fmt: skip
-    rows += _later_derivations()
     for name, row, ikm, salt, rest, more in rows:
         label, length = INFOS[row]
         info = labels.ALL[label] + rest
@@ -159,10 +158,6 @@ def hkdf() -> Json:
         "secret and public are given, the IKM is their X25519."
     )
     return file(about, "5.3, 5.4, 9.2", "derivation", cases)
-
-
-def _later_derivations() -> list[tuple[str, str, bytes, bytes, bytes, Json]]:
-    return []
 
 
 def _places(*places: int) -> bytes:

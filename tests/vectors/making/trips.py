@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from secagg.masked.client import quantizer_of
-from secagg.masked.graph import box_aad, box_key, pair_seed, rotation_seed, self_seed
+from secagg.masked.graph import box_aad, box_key, challenge_seed, pair_seed, rotation_seed, self_seed
 from secagg.masked.messages import (
     KeyAdvert,
     KeyRoster,
+    Projections,
+    RoundRecord,
     SealedShares,
     ShareBundle,
     SurvivorSet,
@@ -203,6 +205,33 @@ def unmask() -> Json:
         cases.append(_case(name, played, "unmask", site, state="Spent"))
     about = "Trip 4: for every site of U2 one share, of its seed if it survived and of its mask secret if not."
     return file(about, "11.4.5", SITE_FORM, cases)
+
+
+def check() -> Json:
+    cases = []
+    rows = (
+        ("three sites", PLAIN, {}, "dale"),
+        (
+            "five sites, one of them gone, another silent by now",
+            ROTATED,
+            {"mask": ["dale"], "check": ["hauge"]},
+            "aasen",
+        ),
+    )
+    for name, session, silent, site in rows:
+        played = settled(session, silent=silent)
+        transcript = RoundRecord.decode(_request(played, "check", site)).transcript()
+        outputs = {
+            "state": "Checked", "transcript": transcript.hex(),
+            "challenge_seed": challenge_seed(played.context, transcript).hex(),
+            "masked_words": form.words(played.archive.get(site)),
+            "values": Projections.decode(played.reply("check", site).head).values.hex(),
+        }  # fmt: skip
+        cases.append(_case(name, played, "check", site, **outputs))
+    about = (
+        "Trip 5: a site projects the masked words it sent on the challenge of the record. masked_words: those words."
+    )
+    return file(about, "11.4.6, 15.2", SITE_FORM, cases)
 
 
 def boxes_in(head: bytes) -> dict[str, bytes]:
