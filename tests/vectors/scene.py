@@ -79,6 +79,7 @@ class Session:
     weight_cap: int = 1
     rotate: int = 0
     clip_norm_q20: int = 0
+    least: int = 0  # survivors, where more than the rule asks for
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -118,7 +119,7 @@ class Session:
 
     @cached_property
     def manifest(self) -> Manifest:
-        numbers = plan(self.n, self.colluders)
+        numbers = plan(self.n, self.colluders, least=self.least)
         lane_bits = headroom(self.bits, self.n, self.weight_cap)
         quantizer = QuantizerParams(self.bits, lane_bits, self.weight_cap, self.rotate, self.clip_norm_q20)
         return Manifest(

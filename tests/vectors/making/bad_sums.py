@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from secagg.masked.graph import challenge_seed
+from secagg.masked.masks import unmask
 from secagg.masked.messages import (
     MaskedAggregate,
     Projections,
@@ -17,7 +18,9 @@ from secagg.masked.messages import (
     SurvivorSet,
     SurvivorSignature,
     sum_words_digest,
+    survivor_set_digest,
 )
+from secagg.masked.opening import masks_in_sum
 from secagg.projection import project
 from secagg.session import Packet, Words
 from tests.vectors import form
@@ -215,11 +218,33 @@ def bad_attached_words() -> Json:
         ("X alone", attached[:size]), ("X, and two vectors", np.concatenate((attached, attached[size:]))),
     ):  # fmt: skip
         cases.append(partial.case(name, partial.packet(words=changed)))
+    cases.append(_of_too_few())
     about = (
         "Aggregates of three sites of which one gave no projections; head, words: what is published; right_head, "
         "right_words: the true one."
     )
     return case_file(about, "11.7", cases, "aggregate")
+
+
+def _of_too_few() -> Json:
+    """Four sites that all collude sign a survivor set of four where five must survive; all else is right."""
+    scene = Scene(Session(5, least=5))
+    played, context = scene.played, scene.played.context
+    vectors = without(scene.record.vectors, PEER)
+    h3 = survivor_set_digest(context.digest, vectors)
+    drafts = [SurvivorSignature(each.site, h3, bytes(64)) for each in vectors]
+    signatures = tuple(resigned(context, played.session.keys(each.site), each) for each in drafts)
+    keys = (Revealed(PEER, played.draws[PEER].given["mask_secret"]),)
+    record = replace(
+        scene.record, vectors=vectors, signatures=signatures, seeds=without(scene.record.seeds, PEER), keys=keys
+    )
+    sent = [played.archive.get(each.site) for each in vectors]
+    total = np.sum(sent, axis=0, dtype=np.uint64)
+    masks = masks_in_sum(context, record)
+    unmask(total, masks.minus, masks.plus)
+    record = replace(record, sum_words=sum_words_digest(context.digest, total))
+    lie = scene.packet(record, (), np.concatenate([total, *sent]))
+    return scene.case("four survivors where five must survive, by four that collude", lie)
 
 
 def _by_colluders(scene: Scene) -> list[Json]:
@@ -231,11 +256,16 @@ def _by_colluders(scene: Scene) -> list[Json]:
         "a lane above levels x T": _plus(scene.words, 0, 1000 - (int(scene.words[0]) & 1023)),
         "a bit above the lanes": _plus(scene.words, 1, 2**62),
     }
-    return [scene.case(f"with a colluder: {name}", _colluding(scene, changed)) for name, changed in rows.items()]
+    cases = [
+        scene.case(f"with a colluder: {name}", _colluding(scene, changed, scene.restated(changed)))
+        for name, changed in rows.items()
+    ]
+    peak = _plus(scene.words, -1, 1)
+    name = "with a colluder: well-formed, and not the sum that the record names"
+    return [*cases, scene.case(name, _colluding(scene, peak, scene.record))]
 
 
-def _colluding(scene: Scene, changed: Words) -> Packet:
-    record = scene.restated(changed)
+def _colluding(scene: Scene, changed: Words, record: RoundRecord) -> Packet:
     honest = scene.honest(record)
     seed = challenge_seed(scene.played.context, record.transcript())
     shift = project(seed, changed - scene.words)
@@ -250,7 +280,7 @@ def bad_projection() -> Json:
     dropped = Scene(FIVE, gone=GONE)
     mine, theirs = of(whole.projections, ME), of(whole.projections, PEER3)
     altered = replace(theirs, values=flipped(theirs.values, 500))
-    ghost = dropped.signed(replace(of(dropped.projections, PEER), site=GONE), GONE)
+    ghost = dropped.signed(replace(of(dropped.projections, PEER), site=GONE, values=bytes(1024)), GONE)
     elsewhere = whole.signed(replace(theirs, record=drawn("other record")), PEER3)
 
     def swap(message: Projections) -> tuple[Projections, ...]:
@@ -267,7 +297,7 @@ def bad_projection() -> Json:
          "faulty-peer-or-server", PEER3),
         ("another site's under this name", whole, whole.packet(projections=swap(replace(mine, site=PEER3))),
          "faulty-peer-or-server", PEER3),
-        ("of a dropout as well", dropped, dropped.packet(projections=by_site((*dropped.projections, ghost))),
+        ("of a dropout as well, all zero", dropped, dropped.packet(projections=by_site((*dropped.projections, ghost))),
          "faulty-server", ""),
         ("left out, and no words in their place", whole, whole.packet(projections=without(whole.projections, PEER3)),
          "faulty-server", ""),
