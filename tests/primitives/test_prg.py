@@ -7,18 +7,11 @@ from hypothesis import strategies as st
 
 from secagg.errors import Misuse
 from secagg.primitives.prg import SEED_BYTES, Stream
+from tests.vectors.form import read
 
-# NIST SP 800-38A, F.5.5 CTR-AES256.Encrypt
-KEY = bytes.fromhex("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4")
-COUNTER = bytes.fromhex("f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff")
-PLAINTEXT = bytes.fromhex(
-    "6bc1bee22e409f96e93d7e117393172aae2d8a571e03ac9c9eb76fac45af8e51"
-    "30c81c46a35ce411e5fbc1191a0a52eff69f2445df4f9b17ad2b417be66c3710"
-)
-CIPHERTEXT = bytes.fromhex(
-    "601ec313775789a5b7a7f504bbf3d228f443e3ca4d62b59aca84e990cacaf5c5"
-    "2b0930daa23de94ce87017ba2d84988ddfc9c58db67aada613c2dd08457941a6"
-)
+NIST = read("published/aes_256_ctr.json")["cases"][0]
+KEY, COUNTER, PLAINTEXT = (bytes.fromhex(NIST["inputs"][name]) for name in ("key", "counter", "plaintext"))
+CIPHERTEXT = bytes.fromhex(NIST["outputs"]["ciphertext"])
 KEYSTREAM = bytes(a ^ b for a, b in zip(PLAINTEXT, CIPHERTEXT, strict=True))
 SEED = bytes(range(SEED_BYTES))
 
