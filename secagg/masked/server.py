@@ -307,7 +307,7 @@ class MaskedServer:
 
     def _publish_record(self) -> dict[str, Packet]:
         head = self._settled_record().encode()
-        return {site: Packet(head) for site in self._checking}
+        return {site: Packet(head) for site in sorted(self._checking)}
 
     def _settled_record(self) -> RoundRecord:
         if self._record is None:
