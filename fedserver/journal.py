@@ -8,13 +8,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fedserver.plan import ServerError
+
 
 class Journal:
     """Appends events to a file; every value in it may be read by anyone."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="utf-8")
+        """Cuts off a last line that a power failure tore: the next event would be written behind it.
+
+        Raises ServerError.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            content = path.read_bytes() if path.exists() else b""
+            self._file = path.open("a", encoding="utf-8")
+            self._file.truncate(len(_without_torn(content)))
+        except OSError as error:
+            raise ServerError(f"cannot open {path}: {error.strerror}", "choose another --out") from None
 
     def write(self, event: str, **facts: Any) -> None:
         """One line: time in seconds since 1970, the event's name, its facts."""
@@ -23,14 +34,36 @@ class Journal:
 
 
 def read_events(path: Path, start: int = 0) -> tuple[list[dict[str, Any]], int]:
-    """The whole lines from byte `start` on, and where the next ones will begin."""
+    """The whole lines from byte `start` on, and where the next ones will begin.
+
+    A last line that a power failure tore is left out. Raises ServerError for any other line that is no event.
+    """
     if not path.exists():
         return [], start
     with path.open("rb") as file:
         file.seek(start)
-        content = file.read()
+        whole = _without_torn(file.read())
+    events = [_event(line) for line in whole.split(b"\n")[:-1]]
+    if None in events:
+        number = events.index(None) + 1
+        place = f"line {number}" if start == 0 else f"the line {number} lines after byte {start}"
+        raise ServerError(f"{path} is damaged: {place} is no event", "move it away, then go on with --resume")
+    return [event for event in events if event is not None], start + len(whole)
+
+
+def _without_torn(content: bytes) -> bytes:
+    """The lines up to the last newline, less a last one that is no event."""
     whole = content[: content.rfind(b"\n") + 1]
-    return [json.loads(line) for line in whole.splitlines()], start + len(whole)
+    last = whole[:-1].rfind(b"\n") + 1
+    return whole if _event(whole[last:-1]) is not None else whole[:last]
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if type(value) is dict and type(value.get("event")) is str else None
 
 
 def events_named(path: Path, name: str) -> Iterator[dict[str, Any]]:
