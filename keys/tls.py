@@ -68,9 +68,10 @@ def load_authority(folder: Path, now: int) -> Authority:
     certificate = read_certificate(tls_files(folder).ca)
     try:
         key = load_pem_private_key(read_private(path, CERTIFICATE_LIMIT), None)
+        certified = certificate.public_key()
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise DamagedFile(f"{path} is not a private key in PEM", "make a new CA, without --ca") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+        raise DamagedFile(f"{path} or ca.pem holds no key in PEM", "make a new CA, without --ca") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certified:
         raise DamagedFile(f"{path} does not belong to ca.pem", "make a new CA, without --ca")
     if datetime.fromtimestamp(now, UTC) + timedelta(days=CERTIFICATE_DAYS) > certificate.not_valid_after_utc:
         raise KeyFileError(
