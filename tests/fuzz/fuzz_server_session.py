@@ -10,12 +10,13 @@ import numpy as np
 from secagg.errors import Malformed, SecAggError
 from secagg.masked.messages import REPLIES, MaskedVector, masked_words_digest
 from secagg.masked.opening import open_aggregate
-from secagg.session import Packet
+from secagg.masked.server import MaskedServer
+from secagg.session import InMemory, Packet
 from secagg.wire import tag_of
 from tests.fuzz.masked_stage import VICTIM, Stage, played, words_of_size
 from tests.fuzz.target import Cut, resigned
 
-RESIGN = 8  # bits of the first byte; the lowest three choose the phase
+RESIGN, RESUME, SHORT_ARCHIVE = 8, 16, 32  # bits of the first byte; the lowest three choose the phase
 _WORDS = ("genuine", "none", "drawn", "too few", "of another type", "in two dimensions")
 _REPLIES = {kind.TAG: kind for kind in REPLIES}
 
@@ -24,6 +25,9 @@ def one(data: bytes) -> None:
     """First byte: phase, whether to sign anew. Second: which words. Third: where it stands among the answers."""
     game, cut = played(), Cut(data)
     flags, words_kind, place = cut.number(), cut.number(), cut.number()
+    if flags & RESUME:
+        _resume(cut.rest(), flags)
+        return
     stage = game.stages[(flags & 7) % len(game.stages)]
     server, context = stage.fresh_server(), game.round.context
     words = _words(stage, words_kind)
@@ -43,6 +47,21 @@ def one(data: bytes) -> None:
     except SecAggError:
         return
     assert set(server.faults) <= {VICTIM}
+
+
+def _resume(blob: bytes, flags: int) -> None:
+    """What a server that died after unmasking may find on its disk."""
+    round_ = played().round
+    archive = InMemory()
+    for site in round_.consortium.names:
+        words = round_.sent.get(site, np.zeros(0, np.uint64))
+        archive.put(site, words[: -1 if flags & SHORT_ARCHIVE else None])
+    try:
+        server = MaskedServer.resumed(round_.site_context, round_.consortium.server_keys, archive, blob)
+        server.receive(played().stages[-1].replies.items())
+        server.result()
+    except SecAggError:
+        return
 
 
 def _words(stage: Stage, kind: int) -> np.ndarray | None:
@@ -76,3 +95,5 @@ def seeds() -> Iterator[bytes]:
         yield bytes([index, 0, 0]) + reply.head
         yield bytes([index | RESIGN, 0, 130]) + reply.head
         yield bytes([index | RESIGN, 2, 0]) + reply.head
+    record = played().stages[-1].request.head
+    yield from (bytes([flags, 0, 0]) + record for flags in (RESUME, RESUME | SHORT_ARCHIVE))

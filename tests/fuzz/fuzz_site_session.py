@@ -14,12 +14,12 @@ from tests.fuzz.masked_stage import VICTIM, played
 from tests.fuzz.target import Cut, resigned
 from tests.sim import Dice
 
-RESIGN, WORDS = 8, 16  # bits of the first byte; the lowest three choose the state
+RESIGN, WORDS, FORGOT = 8, 16, 32  # bits of the first byte; the lowest three choose the state
 _REQUESTS = {kind.TAG: kind for kind in REQUESTS}
 
 
 def one(data: bytes) -> None:
-    """First byte: which state, whether to make signatures good, whether words come too. The rest: the head."""
+    """First byte: the state, and whether signatures are made good, words come, its own are lost. Then the head."""
     game, cut = played(), Cut(data)
     flags = cut.number()
     stage = game.stages[(flags & 7) % len(game.stages)]
@@ -28,7 +28,8 @@ def one(data: bytes) -> None:
         head = _resigned(head)
     keys, update = round_.consortium.keys[VICTIM], round_.updates[VICTIM]
     parts = (round_.site_context, keys, round_.policy)
-    client = round_.scheme.restore(*parts, stage.saved, update, Dice("fuzz"))
+    sent = None if flags & FORGOT else round_.sent[VICTIM]
+    client = round_.scheme.restore(*parts, stage.saved, update, Dice("fuzz"), sent)
     words = np.ones(3, np.uint64) if flags & WORDS else None
     try:
         reply = client.handle(Packet(head, words))

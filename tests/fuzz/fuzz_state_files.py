@@ -15,6 +15,7 @@ from fedclient.connection import NodeFile
 from fedclient.policy import load_policy
 from fedclient.settings import LocalError
 from fedclient.store import LOG_FILE, STATE, AnswerLog, JoinedSessions, SessionStore
+from fedclient.transcript import Damaged, Transcript
 from fedserver.checkpoint import Checkpoint
 from fedserver.journal import Journal, read_events
 from fedserver.plan import Plan
@@ -82,6 +83,7 @@ def _stored(home: Path, path: Path) -> None:
     store = SessionStore(home, _SESSION, _KEY)
     store.manifest()
     store.client(1, 1)
+    store.sent(1, 1)
     if (update := store.update(1)) is not None:
         assert update.values.dtype == np.float32
     (store.folder / "adapter-0.f32").write_bytes(bytes(40))
@@ -112,21 +114,33 @@ def _plan(home: Path, path: Path) -> None:
     assert Plan.load(again) == plan
 
 
+_ROUND: Final = "rounds/000001"
+TRANSCRIPT: Final = (
+    "manifest.cbor", "attempts.json", "roster.cbor", "layout.json", "rounds/.next/held.json", f"{_ROUND}/round.json",
+    f"{_ROUND}/words.u64", f"{_ROUND}/head.cbor", f"{_ROUND}/vectors/a.u64",
+)  # fmt: skip
+
+
 def _checkpoint(home: Path, path: Path) -> None:
     """A checkpoint whose every file is this one."""
-    found = Checkpoint(home / "checkpoint")
+    found, folder_ = Checkpoint(home / "checkpoint"), home / "checkpoint"
+    public = Transcript(folder_, lambda act, where, error: error)
     content = path.read_bytes()
-    done = home / "checkpoint" / "rounds" / "000001"
-    done.mkdir(parents=True)
-    for each in (home / "checkpoint" / "manifest.cbor", home / "checkpoint" / "attempts.json", done / "round.json"):
-        each.write_bytes(content)
-    for act in (found.manifest, lambda: found.begin_attempt(1), lambda: found.attempt(1)):
+    for each in ("rounds/.next", f"{_ROUND}/vectors"):
+        (folder_ / each).mkdir(parents=True)
+    for name in TRANSCRIPT:
+        (folder_ / name).write_bytes(content)
+    reads = (
+        found.manifest, lambda: found.begin_attempt(1), lambda: found.attempt(1), lambda: found.aggregate(1),
+        lambda: found.held(1), lambda: found.vectors(1).get("a"), public.manifest, public.roster, public.layout,
+    )  # fmt: skip
+    for act in reads:
         try:
             act()
         except LocalError as error:
             assert error.problem and error.remedy
-        except (OSError, ValueError, KeyError):
-            continue  # what Federation._recall takes for a damaged checkpoint
+        except Damaged as error:
+            assert error.path.exists()
 
 
 def _client_state(home: Path, path: Path) -> None:
@@ -152,6 +166,7 @@ READERS: Final[list[tuple[str, Callable[[Path, Path], Any]]]] = [
     ("any-checkpoint-file", _checkpoint),
     ("client.state", _client_state),
     ("node-id", lambda home, path: NodeFile(path).read()),
+    (f"{_FOLDER}/sent-1.1.u64", _stored),
 ]
 
 
@@ -176,11 +191,14 @@ def seeds() -> Iterator[bytes]:
         "plan.json": [plan.read_bytes()],
         "events.jsonl": [events, events[:-5]],
         "any-checkpoint-file": [
-            json.dumps({"1": 3}).encode(), json.dumps({"attempt": 2, "contributors": ["a"]}).encode(),
+            json.dumps({"1": 3}).encode(), json.dumps({"round": 1, "attempt": 2, "blob": "00"}).encode(),
+            json.dumps([["a", [2, 3]]]).encode(), Consortium(4).roster.encode(),
+            json.dumps({"attempt": 2, "contributors": ["a"]}).encode(),
             _MANIFEST.encode(),
         ],
         "client.state": states,
         "node-id": [b"12345 678\n"],
+        f"{_FOLDER}/sent-1.1.u64": [bytes(16)],
     }  # fmt: skip
     for index, (name, _) in enumerate(READERS):
         yield from (bytes([index]) + content for content in contents.get(name, ()))

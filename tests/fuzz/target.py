@@ -19,6 +19,7 @@ from secagg.identity import ServerKeys, SiteKeys
 from secagg.labels import (
     SIGN_KEY_ADVERT,
     SIGN_MASKED_VECTOR,
+    SIGN_PROJECTIONS,
     SIGN_ROUND_OPEN,
     SIGN_SEALED_SHARES,
     SIGN_SURVIVORS,
@@ -27,6 +28,7 @@ from secagg.labels import (
 from secagg.masked.messages import (
     KeyAdvert,
     MaskedVector,
+    Projections,
     RoundOpen,
     ShareStatement,
     SurvivorSignature,
@@ -44,6 +46,7 @@ LABELS: Final[dict[type[Struct], bytes]] = {
     MaskedVector: SIGN_MASKED_VECTOR,
     SurvivorSignature: SIGN_SURVIVORS,
     UnmaskShares: SIGN_UNMASK_SHARES,
+    Projections: SIGN_PROJECTIONS,
 }
 
 

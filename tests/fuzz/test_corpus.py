@@ -6,7 +6,13 @@ import importlib
 
 import pytest
 
+from keys.public import SitePublic
+from secagg.enrol import SIGNED
+from secagg.identity import Roster
+from secagg.wire import field_rules
+from tests.core.made import structs
 from tests.fuzz.run import CORPUS, TARGETS
+from tests.fuzz.target import LABELS
 
 KEPT_BYTES = 300_000  # in all: a repository is no place for a fuzzer's finds
 
@@ -33,3 +39,9 @@ def test_every_private_key_in_the_corpus_is_one_that_anybody_can_guess() -> None
     known = {line for content in files().values() for line in content.split(b"\n") if b'"secret"' in line}
     assert known
     assert not [path for path in CORPUS.rglob("*") if path.is_file() and b"PRIVATE KEY" in path.read_bytes()]
+
+
+def test_a_target_can_sign_every_message_that_is_signed() -> None:
+    """Else the fuzzer would see of it no more than the check of its signature."""
+    signed = {kind for kind in structs() if field_rules(kind) and field_rules(kind)[-1].name == "signature"}
+    assert signed - {Roster, SitePublic} == set(LABELS) | set(SIGNED)  # those two are files, not messages

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from fedclient.policy import PolicyError, load_policy
 from fedclient.settings import LocalError
 from fedclient.store import LOG_FILE, AnswerLog, StoreError
+from fedclient.transcript import Damaged, Transcript
+from fedserver.checkpoint import Checkpoint
 from fedserver.journal import Journal, read_events
 from fedserver.plan import Plan, ServerError
 from keys.errors import DamagedFile, KeyFileError
@@ -21,8 +23,12 @@ from keys.public import read_public_key, read_roster, read_site_public
 from keys.server import load_server, read_certificate
 from keys.store import load_site
 from secagg.chain import Answer
+from secagg.errors import Malformed
+from secagg.masked.server import MaskedServer
+from secagg.session import InMemory
 from tests.fuzz import fuzz_key_files, fuzz_state_files
 from tests.fuzz.fuzz_key_files import files
+from tests.fuzz.masked_stage import played
 from tests.fuzz.target import folder
 from tests.sim import Dice
 
@@ -230,7 +236,59 @@ def test_every_state_file_has_a_reader_that_is_fuzzed(tmp_path: Path) -> None:
     """What a site keeps during a session, by what it is called."""
     from tests.fuzz.fuzz_site import moments
 
-    kept = {name.rpartition("/")[2] for moment in moments() for name in moment.files}
-    fuzzed = {name.rpartition("/")[2] for name, _ in fuzz_state_files.READERS}
-    bare = {"adapter-0.f32", "adapter-1.f32", "update-1.f32", "update-2.f32", "update-2.meta"}  # numbers, no format
-    assert kept - bare <= fuzzed
+    kept = {name.rpartition("/")[2].replace("-2.", "-1.") for moment in moments() for name in moment.files}
+    read = (*(name for name, _ in fuzz_state_files.READERS), *fuzz_state_files.TRANSCRIPT)
+    bare = {"adapter-0.f32", "adapter-1.f32", "update-1.f32"}  # any multiple of 4 bytes
+    assert kept - bare <= {name.rpartition("/")[2] for name in read}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, "[]", "5", "null", "", "\xff", '{"1": Infinity}', '{"1": 1e999}', '{"1": [1]}', '{"1": null}'],
+)
+def test_a_checkpoint_of_any_json_is_damaged_and_nothing_else(tmp_path: Path, text: str) -> None:
+    found, folder_ = Checkpoint(tmp_path), tmp_path / "rounds"
+    for each in (folder_ / "000001" / "round.json", folder_ / ".next" / "held.json", tmp_path / "layout.json"):
+        each.parent.mkdir(parents=True, exist_ok=True)
+        each.write_text(text.replace('"1"', '"attempt"'), encoding="latin-1")
+    (tmp_path / "attempts.json").write_text(text, encoding="latin-1")
+    assert found.held(1) is None
+    with pytest.raises(Damaged):
+        found.attempt(1)
+    with pytest.raises(Damaged):
+        Transcript(tmp_path, lambda act, where, error: error).layout()
+    with pytest.raises(ServerError) as refusal:
+        found.begin_attempt(1)
+    assert is_two_lines(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "held", ['{"attempt": Infinity, "round": 1, "blob": ""}', '{"attempt": 1, "round": 1, "blob": 5}']
+)
+def test_what_is_held_of_a_round_is_nothing_if_its_numbers_are_none(tmp_path: Path, held: str) -> None:
+    path = tmp_path / "rounds" / ".next" / "held.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(held)
+    assert Checkpoint(tmp_path).held(1) is None
+
+
+def test_a_server_does_not_resume_over_vectors_of_another_length() -> None:
+    """As numpy would have it: one word is added to every word, and other lengths end the process."""
+    round_, record = played().round, played().stages[-1].request.head
+    for length in (0, 1, 5):
+        archive = InMemory()
+        for site, words in round_.sent.items():
+            archive.put(site, words[:length])
+        with pytest.raises(Malformed):
+            MaskedServer.resumed(round_.site_context, round_.consortium.server_keys, archive, record)
+
+
+def test_a_held_attempt_that_no_round_can_have_is_not_resumed(tmp_path: Path) -> None:
+    """A damaged number of the attempt is damage to the file: the round is tried again."""
+    from tests.federation.direct import Bench
+
+    bench = Bench(tmp_path, options={"rounds": 1})
+    Checkpoint(Path(bench.plan.out) / "state").archive()
+    held = Path(bench.plan.out) / "state" / "rounds" / ".next" / "held.json"
+    held.write_text('{"round": 1, "attempt": 5000, "blob": ""}')
+    assert bench.run().rounds == 1
