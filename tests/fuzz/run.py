@@ -2,7 +2,7 @@
 
     python -m tests.fuzz.run --seconds 600 --out out/fuzz            # all targets, the seconds shared among them
     python -m tests.fuzz.run --seconds 60 --out out/fuzz structs     # one of them
-    python -m tests.fuzz.run --keep --out out/fuzz                   # the smallest inputs that cover most -> corpus/
+    python -m tests.fuzz.run --keep --out out/fuzz                   # the smallest finds that reach most -> corpus/
 
 Inputs that break something go to OUT/crashes/TARGET, one for each place, and the command then fails. A found
 crash becomes a test once it is fixed: put the file into tests/fuzz/corpus/TARGET.
@@ -20,9 +20,11 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
-HERE: Final = Path(__file__).parent
+HERE: Final = Path(__file__).parent.absolute()
+ROOT: Final = HERE.parent.parent
 CORPUS: Final = HERE / "corpus"
 TARGETS: Final = tuple(sorted(path.stem.removeprefix("fuzz_") for path in HERE.glob("fuzz_*.py")))
 PACKAGES: Final = ["secagg", "keys", "fedclient", "fedserver"]
@@ -31,6 +33,8 @@ MEMORY_MB: Final = 1024  # more than that for one input of LONGEST bytes is a fi
 SLOWEST_S: Final = 20  # and so is an input that takes longer
 KEPT_FILES: Final = 32  # of a target, in the repository
 KEPT_BYTES: Final = 32_000
+NEVER: Final = (b"PRIVATE KEY",)  # what a repository must not hold, whatever it is
+_Step = tuple[str, int, int]  # file, line before, line
 
 
 def fuzz(target: str, out: Path, seconds: int) -> None:
@@ -99,31 +103,46 @@ def _last(text: str, name: str) -> str:
 
 
 def keep(target: str, out: Path) -> None:
-    """Replaces the target's corpus by the smallest inputs that reach what all found ones reach, up to a size."""
-    merged = out / "merged" / target
-    shutil.rmtree(merged, ignore_errors=True)
-    _folder(merged)
-    command = [sys.executable, "-m", "tests.fuzz.run", "--merge", target, "--out", str(out)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    """Replaces the target's corpus by the smallest found inputs that each take a step no smaller one takes."""
+    module = importlib.import_module(f"tests.fuzz.fuzz_{target}")
+    known, room = set[_Step](), KEPT_BYTES
+    for seed in module.seeds():  # they are made anew in every run
+        known |= _steps(module.one, seed)
+    sources = [
+        path for folder in (out / "corpus" / target, CORPUS / target) if folder.is_dir() for path in folder.iterdir()
+    ]
+    kept: list[bytes] = []
+    for data in sorted({path.read_bytes() for path in sources}, key=len):
+        new = _steps(module.one, data) - known if len(kept) < KEPT_FILES and len(data) <= room else None
+        if new and not any(word in data for word in NEVER):
+            kept.append(data)
+            known, room = known | new, room - len(data)
     shutil.rmtree(CORPUS / target, ignore_errors=True)
-    room = KEPT_BYTES
-    for path in sorted(merged.iterdir(), key=lambda each: each.stat().st_size)[:KEPT_FILES]:
-        room -= path.stat().st_size
-        if room < 0:
-            break
-        shutil.copy(path, _folder(CORPUS / target) / path.name[:16])
+    for data in kept:
+        (_folder(CORPUS / target) / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)
 
 
-def merge(target: str, out: Path) -> None:
-    """The child of `keep`."""
-    import atheris
+def _steps(one: Callable[[bytes], None], data: bytes) -> set[_Step]:
+    """From which line to which the input leads, within a function of ours."""
+    steps, at = set[_Step](), dict[FrameType, int]()
 
-    with atheris.instrument_imports(include=PACKAGES):
-        module = importlib.import_module(f"tests.fuzz.fuzz_{target}")
-    sources = [out / "corpus" / target, CORPUS / target]
-    folders = [str(each) for each in (out / "merged" / target, *sources) if each.is_dir()]
-    atheris.Setup([sys.argv[0], "-merge=1", f"-max_len={LONGEST}", *folders], _watched(module.one, _folder(out / "x")))
-    atheris.Fuzz()
+    def trace(frame: FrameType, event: str, _: object) -> object:
+        if Path(frame.f_code.co_filename).relative_to(ROOT).parts[0] not in PACKAGES:
+            return None
+        if event == "line":
+            steps.add((frame.f_code.co_filename, at.get(frame, 0), frame.f_lineno))
+            at[frame] = frame.f_lineno
+        return trace
+
+    def enter(frame: FrameType, event: str, argument: object) -> object:
+        return trace(frame, event, argument) if frame.f_code.co_filename.startswith(f"{ROOT}/") else None
+
+    sys.settrace(enter)  # type: ignore[arg-type]
+    try:
+        one(data)
+    finally:
+        sys.settrace(None)
+    return steps
 
 
 def _folder(path: Path) -> Path:
@@ -139,13 +158,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/fuzz"))
     parser.add_argument("--keep", action="store_true", help="renew the corpus in the repository")
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    parser.add_argument("--merge", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     out = asked.out.absolute()
     if asked.one:
         fuzz(asked.one, out, asked.seconds)
-    elif asked.merge:
-        merge(asked.merge, out)
     elif asked.keep:
         for target in asked.targets:
             keep(target, out)

@@ -60,7 +60,7 @@ RECORDS = (
 CONTENTS = st.dictionaries(NAMES, RECORDS, max_size=4).map(RecordDict)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(CONTENTS)
 def test_any_content_is_a_packet_a_refusal_or_malformed(content: RecordDict) -> None:
     for decode in (decode_packet, decode_answer, decode_packets):
