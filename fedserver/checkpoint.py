@@ -32,7 +32,7 @@ class Checkpoint:
             return None
         try:
             return Manifest.decode(path.read_bytes())
-        except Malformed:
+        except (OSError, Malformed):
             raise ServerError(f"{path} is damaged", "start a new session with another --out") from None
 
     def save_session(self, manifest: Manifest, roster: Roster, layout: Layout) -> None:
@@ -49,7 +49,7 @@ class Checkpoint:
         try:
             used = json.loads(path.read_text()) if path.exists() else {}
             attempt = int(used.get(str(round_), 0)) + 1
-        except (OSError, ValueError, AttributeError, TypeError):
+        except (OSError, ValueError, AttributeError, TypeError, OverflowError, RecursionError):
             raise ServerError(f"{path} is damaged", "start a new session with another --out") from None
         self._transcript.write(path.name, json.dumps(used | {str(round_): attempt}).encode())
         return attempt

@@ -146,9 +146,9 @@ class Federation:
         if held is None:
             return
         attempt, blob, archive = held
-        context = RoundContext(manifest, self._roster, position.header(manifest, attempt))
         account, started = Account(), time.monotonic()
         try:
+            context = RoundContext(manifest, self._roster, position.header(manifest, attempt))
             session = scheme_named(manifest.scheme).resume(context, self._keys, archive, blob)
         except (SecAggError, Damaged):
             return  # as if nothing had been held: sites that released shares will refuse another attempt

@@ -98,7 +98,10 @@ class MaskedServer:
         server = cls(replace(context, cohort=survivors), keys, archive)
         server._vectors = {each.site: each for each in record.vectors}
         for site in survivors:
-            np.add(server._sum, archive.get(site), out=server._sum)
+            words = archive.get(site)
+            if words.shape != server._sum.shape:
+                raise Malformed("the archive is not the one the record was made from")
+            np.add(server._sum, words, out=server._sum)
         if server._unmasked(record) != record.sum_words:
             raise Malformed("the archive is not the one the record was made from")
         server._ask_about(record, set(survivors))
