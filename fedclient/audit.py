@@ -10,7 +10,7 @@ from typing import Never
 import numpy as np
 
 from fedclient.settings import LocalError
-from fedclient.transcript import VECTORS, Damaged, FolderArchive, Transcript
+from fedclient.transcript import MANIFEST, VECTORS, Damaged, FolderArchive, Transcript
 from secagg.chain import Position
 from secagg.config import Manifest, RoundContext
 from secagg.errors import Malformed, Misuse, SecAggError
@@ -57,6 +57,8 @@ def read_fixed(transcript: Transcript) -> Fixed:
 
     Whose root that is, is for the caller to check. Raises AuditError.
     """
+    if not (transcript.folder / MANIFEST).exists():
+        raise AuditError(f"{transcript.folder} holds no session", "give the folder that the session was kept in")
     try:
         found = Fixed(transcript.manifest(), transcript.roster(), transcript.layout())
     except Damaged as error:

@@ -77,6 +77,8 @@ def verify_and_show(transcript: Transcript, fixed: Fixed, rounds: range, vectors
     Raises AuditError.
     """
     whole = True
+    if rounds.start > 1:
+        typer.echo(f"rounds before {rounds.start} are opened as a site opens them; `{ALL}` makes their sums again too")
     with _Bar(rounds, vectors_of) as bar:
         for verified in verify(transcript, fixed, rounds, vectors_of, bar.step):
             with bar.hidden():
@@ -94,7 +96,7 @@ def lines_of(verified: Verified) -> list[str]:
         f"round {verified.round}, attempt {verified.attempt}: {survivors} survivors: {', '.join(audit.survivors)}",
         f"  record      {audit.signatures} signatures on the survivors (quorum {verified.quorum}), "
         f"{audit.secrets} secrets as committed",
-        f"  vectors     {here} of {survivors} are here, as their sites signed them",
+        f"  vectors     {here} of {survivors} are here{', as their sites signed them' if here else ''}",
         f"  projections {_projections(audit.missing, projected)}",
         f"  sum         {_sum(audit.wrong_words, audit.words)}",
         f"  transcript  {verified.transcript.hex()}",
