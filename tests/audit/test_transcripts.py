@@ -6,15 +6,17 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from secagg.config import Manifest
-from secagg.identity import Roster
+from secagg.identity import Roster, sign_roster
 from tests.audit.conftest import WORDS, Command, Kept, keep, with_roster_file
 from tests.federation.direct import Bench
+from tests.sim import Consortium
 
 
 def flip(path: Path, at: int = 0) -> None:
@@ -45,15 +47,19 @@ def rename_tensor(layout: Path) -> None:
 def extend_roster(path: Path) -> None:
     """A site's key has another year, which its root did not sign."""
     roster = Roster.decode(path.read_bytes())
-    fields = {name: getattr(roster, name) for name in Roster.__dataclass_fields__}
-    path.write_bytes(Roster(**{**fields, "expires": roster.expires + 1}).encode())
+    path.write_bytes(replace(roster, expires=roster.expires + 1).encode())
+
+
+def renew_roster(path: Path) -> None:
+    """The root's own roster, of the next epoch."""
+    roster = Roster.decode(path.read_bytes())
+    path.write_bytes(sign_roster(replace(roster, epoch=2), Consortium(5).root).encode())
 
 
 def more_rounds(path: Path) -> None:
     """Another manifest, and so another session."""
     manifest = Manifest.decode(path.read_bytes())
-    fields = {name: getattr(manifest, name) for name in Manifest.__dataclass_fields__}
-    path.write_bytes(Manifest(**{**fields, "rounds": 7}).encode())
+    path.write_bytes(replace(manifest, rounds=7).encode())
 
 
 Spoil = Callable[[Path], object]
@@ -108,6 +114,7 @@ FILES: dict[str, tuple[Spoil, str]] = {  # what happens to the transcript, at th
     "the layout is another": (lambda s: rename_tensor(s / "layout.json"), "the layout in .* is not the one"),
     "the layout is torn": (lambda s: cut(s / "layout.json", 1), "layout.json is damaged"),
     "the roster is another": (lambda s: extend_roster(s / "roster.cbor"), "the roster in .* is not the one"),
+    "the roster is of another epoch": (lambda s: renew_roster(s / "roster.cbor"), "the roster in .* is not the one"),
     "the roster is not signed": (lambda s: flip(s / "roster.cbor", -1), "the roster in .* altered"),
     "the manifest is torn": (lambda s: cut(s / "manifest.cbor", 1), "manifest.cbor is damaged"),
 }
@@ -197,7 +204,14 @@ def test_a_manifest_that_nobody_agreed_to_fits_no_record(kept: Kept, fedserver: 
     assert problem == "round 1: the record is of another session"
     more_rounds(kept.session("site-02") / "manifest.cbor")
     problem, _ = fedclient("verify-round", kept.home("site-02"), 1).two_lines()
-    assert problem.endswith("is of another session")
+    assert problem.startswith("the manifest in ") and problem.endswith(" is of another session")
+
+
+def test_a_first_adapter_that_the_nonce_does_not_give_is_said_before_any_round(kept: Kept, fedserver: Command) -> None:
+    path = kept.state / "manifest.cbor"
+    path.write_bytes(replace(Manifest.decode(path.read_bytes()), initial_adapter=bytes(32)).encode())
+    problem, _ = fedserver("verify-round", kept.out, 1).two_lines()
+    assert problem.endswith("names another first adapter than its nonce gives")
 
 
 @pytest.fixture(scope="module")

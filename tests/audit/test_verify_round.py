@@ -169,8 +169,9 @@ def test_options_of_the_session_are_not_ignored_in_front_of_verify_round(
 ) -> None:
     said = fedserver("--rounds", 4, "verify-round", kept.out, 1)
     assert (said.status, "--rounds: cannot be given with verify-round" in said.err) == (2, True)
-    said = fedclient("--site", "a", "verify-round", kept.home("site-01"), 1)
-    assert said.status == 2
+    needed = ("--site", "a", "--server", "h:1", "--roster", kept.roster, "--data", "d")
+    said = fedclient(*needed, "verify-round", kept.home("site-01"), 1)
+    assert (said.status, "cannot be given with verify-round" in said.err) == (2, True)
 
 
 def test_a_site_still_has_to_give_what_a_session_needs(fedclient: Command) -> None:
