@@ -148,9 +148,17 @@ class Transcript:
 
     def attempt(self, round_: int) -> int:
         """The attempt in which a finished round was made. Raises Damaged."""
+        return self._noted(round_)[0]
+
+    def contributors(self, round_: int) -> tuple[str, ...]:
+        """The survivors that were noted when a finished round was kept. Raises Damaged."""
+        return self._noted(round_)[1]
+
+    def _noted(self, round_: int) -> tuple[int, tuple[str, ...]]:
         path = self._round(round_) / "round.json"
         try:
-            return int(json.loads(path.read_text())["attempt"])
+            noted = json.loads(path.read_text())
+            return int(noted["attempt"]), tuple(map(str, noted["contributors"]))
         except (OSError, *_NOT_OURS):
             raise Damaged(path) from None
 

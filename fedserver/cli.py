@@ -20,11 +20,12 @@ EPILOG: Final = (
     "--listen 0.0.0.0:8443 --out ./out"
 )
 LAST_PORT: Final = 65535
+STATE: Final = "state"  # as in fedserver.app, which loads Flower
 DEFAULT_LISTEN: Final = "127.0.0.1:8443"
 _SITES, _LORA, _TRAINING, _QUANTISING = "Sites", "LoRA", "Training (the same at every site)", "Quantising"
 
 
-@app.command(epilog=EPILOG)
+@app.callback(invoke_without_command=True, epilog=EPILOG)
 def fedserver(
     context: typer.Context,
     secagg: Annotated[str, typer.Option(help="How updates are protected: masked.")] = "masked",
@@ -90,6 +91,9 @@ def fedserver(
     ] = 0.0,
 ) -> None:
     """Wait for the sites of the roster, run the rounds, and write the adapter."""
+    if context.invoked_subcommand is not None:
+        _require_alone(context, context.invoked_subcommand, set())
+        return
     from secagg.errors import Refused
     from secagg.schemes import scheme_named
 
@@ -124,6 +128,32 @@ def fedserver(
         ),
     )  # fmt: skip
     _start(plan, out)
+
+
+@app.command("verify-round")
+def verify_round(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --out of the session, or a copy of its state.")],
+    named: Annotated[str, typer.Argument(metavar="N", help="The round, or all.")],
+    roster: Annotated[Path | None, typer.Option(help="The roster that the session must have been held with.")] = None,
+) -> None:
+    """Make the sum of a finished round again from the masked vectors, and name whoever sent wrong bytes.
+
+    \b
+    Example, at the server:
+      fedserver verify-round ./out all --roster roster.json
+    """
+    from fedclient.audit import read_fixed, unwritable
+    from fedclient.transcript import Transcript
+    from fedclient.verifying import require_roster_in, rounds_named, show_fixed, verify_and_show
+
+    transcript = Transcript(folder / STATE if (folder / STATE).is_dir() else folder, unwritable)
+    fixed = read_fixed(transcript)
+    if roster is not None:
+        require_roster_in(roster, fixed)
+    rounds = rounds_named(named, transcript)
+    show_fixed(fixed, "compare it by telephone" if roster is None else f"as in {roster}")
+    if not verify_and_show(transcript, fixed, rounds, transcript.vectors):
+        notice("vectors that are not here were not kept: fedserver --keep-vectors says of how many rounds they are")
 
 
 def _require_alone(context: typer.Context, mode: str, allowed: set[str]) -> None:

@@ -33,16 +33,16 @@ def open_aggregate(context: RoundContext, aggregate: Packet) -> Mean:
     head = MaskedAggregate.decode(aggregate.head)
     record, transcript = head.record, head.record.transcript()
     require_record(context, record)
-    words, attached = _vectors(context, head, aggregate)
+    words, attached = vectors_beside(context, head, aggregate)
     if sum_words_digest(context.digest, words) != record.sum_words:
         raise FaultyServer("the sum is not the one that its record names")
-    _require_projections(context, head, transcript)
+    require_projections(context, head, transcript)
     _require_attached(context, record, attached)
     _require_sum(context, head, transcript, words, list(attached.values()))
     return _mean(context, record, words, transcript)
 
 
-def _vectors(context: RoundContext, head: MaskedAggregate, aggregate: Packet) -> tuple[Words, dict[str, Words]]:
+def vectors_beside(context: RoundContext, head: MaskedAggregate, aggregate: Packet) -> tuple[Words, dict[str, Words]]:
     """The sum, and the masked words of the survivors without projections, by site."""
     projected = {each.site for each in head.projections}
     silent = [each.site for each in head.record.vectors if each.site not in projected]
@@ -53,7 +53,7 @@ def _vectors(context: RoundContext, head: MaskedAggregate, aggregate: Packet) ->
     return total, dict(zip(silent, rest, strict=True))
 
 
-def _require_projections(context: RoundContext, head: MaskedAggregate, transcript: bytes) -> None:
+def require_projections(context: RoundContext, head: MaskedAggregate, transcript: bytes) -> None:
     """They are of survivors, on this very record, and signed."""
     survivors = {each.site for each in head.record.vectors}
     for each in head.projections:
