@@ -42,7 +42,8 @@ from secagg.masked.messages import (
 from secagg.primitives.aead import unseal
 from secagg.primitives.agreement import agree, public_key
 from secagg.primitives.shamir import SHARE_BYTES, combine
-from tests.adversaries.lab import View, expand
+from tests.adversaries.lab import View
+from tests.adversaries.parties import expand
 
 Terms = dict[int, int]  # index of a vector -> how often it is in the sum
 

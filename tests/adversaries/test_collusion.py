@@ -15,10 +15,12 @@ from secagg.errors import FaultyServer, Malformed, Misuse, Refused, TooFewSites
 from secagg.identity import public_bytes, sign_roster
 from secagg.masked.messages import KeyRoster
 from secagg.schemes import scheme_named
+from secagg.session import InMemory
 from secagg.thresholds import plan
 from secagg.wire import encode_plain, field_rules
 from tests.adversaries.knowledge import what_it_can_compute
-from tests.adversaries.lab import Lab, Story, words_of_update
+from tests.adversaries.lab import Lab, Story
+from tests.adversaries.parties import words_of_update
 from tests.adversaries.worlds import assert_masked_once, views_are_identical
 from tests.sim import Consortium, Dice, site_name
 
@@ -128,7 +130,8 @@ def test_a_cohort_below_the_fewest_survivors_gets_no_advert_from_any_of_its_site
     lab = Lab(7, colluders(7, 2))
     cohort = lab.names[:size]
     with pytest.raises(TooFewSites):
-        scheme_named("masked").server(replace(lab.attempt().context, cohort=cohort), lab.consortium.server_keys)
+        context = replace(lab.attempt().context, cohort=cohort)
+        scheme_named("masked").server(context, lab.consortium.server_keys, InMemory())
     attempt = lab.attempt()
     for name in cohort:
         attempt.refuses(name, attempt.opening(cohort), Refused, f"cohort of {size} is below 5")

@@ -15,7 +15,7 @@ from secagg.masked.messages import MaskedVector, masked_words_digest
 from secagg.quantize import QuantizerParams
 from secagg.session import Metrics, Packet, Update
 from secagg.wire import encode_plain, field_rules
-from tests.adversaries.lab import GRID, grid_update
+from tests.adversaries.parties import GRID, grid_update
 from tests.masked.stage import resigned
 from tests.sim import Consortium, Round, federation, plain_mean, random_update
 

@@ -23,7 +23,8 @@ from secagg.lanes import unpack
 from secagg.masked.messages import SurvivorSet
 from secagg.session import Metrics, Packet, Update
 from tests.adversaries.knowledge import what_it_can_compute
-from tests.adversaries.lab import Lab, Story, words_of_update
+from tests.adversaries.lab import Lab, Story
+from tests.adversaries.parties import words_of_update
 from tests.adversaries.worlds import views_are_identical
 from tests.federation.direct import Bench, Where
 from tests.masked.stage import without

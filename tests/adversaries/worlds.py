@@ -33,7 +33,8 @@ from secagg.masked import masks as product_masks
 from secagg.primitives.prg import Stream
 from secagg.session import Metrics, Update
 from tests.adversaries.knowledge import Knowledge, Mask, Vector, eliminated, seed_of, what_it_can_compute
-from tests.adversaries.lab import Lab, expand, grid_update, random_input, words_of_update
+from tests.adversaries.lab import Lab
+from tests.adversaries.parties import expand, grid_update, random_input, words_of_update
 from tests.sim import Dice
 
 Attack = Callable[[Lab], None]
