@@ -303,6 +303,20 @@ class Attempt:
         """Shows these a record of the round, and asks for their projections."""
         self._each(machines or self.lab.machines, lambda w: record)
 
+    def finish(self, machine: str, aggregate: Packet) -> bool:
+        """Gives a machine an aggregate of the attempt; whether it took it. The server hears where it stands then."""
+        party, request = self.lab.machines[machine], aggregate.head
+        context = party.context(self.context.header.attempt)
+        heard = Heard(context, context.digest, machine, party.keys.site, request)
+        try:
+            party.finish(self.context.header.attempt, aggregate)
+        except SecAggError as error:
+            said = f"{error.code} {getattr(error, 'site', '')}"
+            self.view.heard.append(replace(heard, refusal=said))
+            return False
+        self.view.heard.append(replace(heard, reply=party.position.encode()))
+        return True
+
     def run(self, story: Story, until: str = "unmask", machines: Iterable[str] = ()) -> Attempt:
         """Plays the story to these sites, or to all in it, to the end of a phase."""
         told = tuple(machines)
