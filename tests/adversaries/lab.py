@@ -1,11 +1,9 @@
-"""The adversary laboratory: real honest sites, and a server that keeps everything and may say anything.
+"""The laboratory: n sites, some of them the server's, and a server that keeps everything and may say anything.
 
-`Lab` holds n sites. Those named in `colluding` hand all their secrets to the server and sign whatever it likes
-(`Colluder`). The others are honest: the real session and the real rules of the log (`HonestSite`), one in memory for
-each copy of the site's machine that runs. `Attempt` is the server's side of one attempt: it composes every message,
-from the truth or from a `Story` that it tells some of the sites. Whatever is said and whatever leaves an honest site
-is in the `View`, with what the colluders know: nothing else is the adversary's. `knowledge.py` computes from a view
-all that follows from it, `worlds.py` shows that nothing else does.
+`Lab` holds the sites: honest ones, of which several machines may run, and colluders (parties.py). `Attempt` is the
+server's side of one attempt: it composes every message, from the truth or from a `Story` that it tells some of the
+sites. Whatever is said and whatever leaves an honest site is in the `View`, with what the colluders know: nothing else
+is the adversary's. knowledge.py computes from a view all that follows from it, worlds.py shows that nothing else does.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ ME = "site-02"
 COLLUDING = ("site-07",)  # one of the two that are declared: there is room for one cloned site
 WHOLE = Story.of(*(f"site-{i:02d}" for i in range(1, 8)))
 STAGES = ("advertise", "share", "mask", "consent", "unmask")
+ASKED = (*STAGES, "check")
 
 
 # ---------------------------------------------------------------------- real sites with disks
@@ -65,7 +66,7 @@ def asked_again(bench: Bench, phase: str, between, other=lambda packets: packets
     return seen
 
 
-@pytest.mark.parametrize("phase", STAGES)
+@pytest.mark.parametrize("phase", ASKED)
 def test_a_restarted_site_gives_no_second_answer_at_any_stage(bench: Bench, phase: str) -> None:
     _, second = asked_again(bench, phase, lambda: bench.restart(ME))
     assert isinstance(second, FaultyServer)
@@ -141,7 +142,7 @@ def backed_up_before(bench: Bench, phase: str) -> dict[str, Backup]:
     return made
 
 
-@pytest.mark.parametrize("phase", STAGES)
+@pytest.mark.parametrize("phase", ASKED)
 def test_a_site_restored_from_a_backup_gives_no_second_answer_at_any_stage(bench: Bench, phase: str) -> None:
     """The log is not the file that was begun: the site refuses for good, and says so to its operator."""
     made = backed_up_before(bench, phase)
@@ -151,7 +152,7 @@ def test_a_site_restored_from_a_backup_gives_no_second_answer_at_any_stage(bench
     assert "restored" in second.problem
 
 
-@pytest.mark.parametrize("phase", STAGES)
+@pytest.mark.parametrize("phase", ASKED)
 def test_a_snapshot_that_brings_the_inode_back_too_is_answered_from_again(bench: Bench, phase: str) -> None:
     """Not defended at the site itself (spec §18.2). What it costs is what the rest of this file is about."""
     made = backed_up_before(bench, phase)

@@ -8,6 +8,7 @@ What is left is the comparison of rounds and of sessions on other adapters, whic
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from itertools import combinations
 
@@ -21,14 +22,16 @@ from secagg.errors import FaultyServer, Refused
 from secagg.masked.messages import SurvivorProof
 from secagg.session import Packet
 from secagg.thresholds import plan
+from tests.adversaries.ending import Ending
 from tests.adversaries.knowledge import what_it_can_compute
-from tests.adversaries.lab import Lab, Story
+from tests.adversaries.lab import Attempt, Lab, Story
 from tests.adversaries.worlds import views_are_identical
 from tests.federation.direct import Bench, Where
 from tests.masked.stage import swapped
 from tests.sim import Dice, site_name
 
 COLLUDING = ("site-06", "site-07")
+WHOLE = Story.of(*(site_name(i) for i in range(1, 8)))
 HONEST = tuple(site_name(i) for i in range(1, 6))
 SOME = [chosen for size in range(6) for chosen in combinations(HONEST, size)]
 
@@ -108,6 +111,37 @@ def test_the_real_sites_keep_to_it_when_the_server_loses_shares_and_tries_for_an
     assert tried and set(tried) == {"advertise"}
     assert {code for phase, code in bench.codes("site-04") if phase == "advertise"} == {"refused"}
     assert all(learner.trained == [1] for learner in bench.learners.values())
+
+
+def one_round_two_records(lab: Lab) -> None:
+    """Both records are true and name the same sum; they hold other signatures, so the sites' chains part."""
+    attempt = lab.attempt(1).run(WHOLE)
+    first = Ending(attempt, WHOLE)
+    second = copy(first)
+    second.record = replace(first.record, signatures=first.record.signatures[:-1])
+    few = HONEST[3:]
+    for name in lab.honest:
+        ending = second if name in few else first
+        assert attempt.finish(name, ending.packet(ending.record, ending.sum, ()))
+        lab.machines[name].update = lab.inputs[name]
+    for group in (HONEST[:3], few):
+        story = Story.of(*group, *COLLUDING)
+        next_ = Attempt(lab, lab.machines[group[0]].context(1))
+        next_.run(story, machines=group)
+        next_.run(WHOLE, machines=group)
+
+
+def test_of_groups_on_one_adapter_that_were_given_different_true_records_at_most_one_gives_a_sum() -> None:
+    """The adapter is the same in both, so two sums on it would be one too many; two groups of m sites do not fit."""
+    lab = Lab(7, COLLUDING)
+    one_round_two_records(lab)
+    assert len({party.position.adapter for party in lab.machines.values()}) == 1
+    assert len({party.position for party in lab.machines.values()}) == 2
+    known = what_it_can_compute(lab.view)
+    rounds = [known.vectors[min(terms)].context.header.round for terms in known.sums]
+    assert sorted(rounds) == [1, 2]
+    assert known.open_to()[rounds.index(2)] == dict.fromkeys(HONEST[:3], 1)
+    assert not known.both()
 
 
 # ---------------------------------------------------------------------- across sessions
