@@ -13,14 +13,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from secagg.config import Manifest, Policy
 from secagg.errors import FaultyServer, Malformed, Misuse, Refused, TooFewSites
 from secagg.identity import public_bytes, sign_roster
-from secagg.masked.messages import KeyRoster
+from secagg.masked.messages import KeyRoster, SurvivorProof, SurvivorSet
 from secagg.schemes import scheme_named
 from secagg.session import InMemory
 from secagg.thresholds import plan
 from secagg.wire import encode_plain, field_rules
 from tests.adversaries.knowledge import what_it_can_compute
 from tests.adversaries.lab import Lab, Story
-from tests.adversaries.parties import words_of_update
+from tests.adversaries.parties import Colluder, words_of_update
 from tests.adversaries.worlds import assert_masked_once, views_are_identical
 from tests.sim import Consortium, Dice, site_name
 
@@ -95,6 +95,31 @@ def test_no_session_can_be_made_in_which_a_sum_has_fewer_than_three_honest_terms
         plain[[each.name for each in field_rules(Manifest)].index("least_survivors")] = fewer
         with pytest.raises((Malformed, Misuse), match="fewest survivors"):
             Manifest.decode(encode_plain([Manifest.TAG, *plain]))
+
+
+def test_identity_keys_stolen_after_a_round_open_nothing_of_it() -> None:
+    """Every site's identity key, and what every site still keeps, in the server's hands once the shares have left.
+
+    The thief signs a quorum on another survivor set; there is nobody left who would give it a share, and no secret of
+    the round is to be found at the sites. (Seeds b of survivors are public by then.)
+    """
+    lab = Lab(7)
+    whole = Story.of(*lab.names)
+    attempt = lab.attempt().run(whole)
+    other = whole.but("site-01")
+    keys = lab.consortium.keys
+    h3 = attempt.h3(other)
+    signed = (Colluder(keys[site], lab.inputs[site]).consent(attempt.context, h3) for site in other.u3)
+    proof = SurvivorProof(tuple(signed))
+    for name, party in lab.machines.items():
+        attempt.refuses(name, proof, FaultyServer, "out of order at stage spent")
+        attempt.refuses(name, SurvivorSet(attempt.survivors(other)), FaultyServer, "out of order at stage spent")
+        assert party.saved is not None
+        assert party.update is None
+        assert not [secret for secret in party.inside.values() if secret in party.saved[2]]
+    known = what_it_can_compute(lab.view)
+    assert known.open_to() == [dict.fromkeys(lab.names, 1)]
+    assert not known.secrets.keys() & {advert.mask_key for advert in known.adverts}
 
 
 # ---------------------------------------------------------------------- Sybils and tiny cohorts
