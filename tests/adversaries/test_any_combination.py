@@ -217,4 +217,4 @@ def test_no_combination_of_lies_gives_more_than_one_sum(n: int) -> None:
     opened, refused, taken = (sum(each) for each in zip(*games, strict=True))
     assert 8 <= opened < 40
     assert refused > 5 * 40
-    assert taken > 10
+    assert taken >= 5

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from fedclient.settings import LocalError
-from secagg.errors import FaultyServer, SecAggError
+from secagg.errors import FaultyServer, Refused, SecAggError
 from secagg.lanes import unpack
 from secagg.masked.messages import SurvivorSet
 from secagg.session import Metrics, Packet, Update
@@ -107,6 +107,12 @@ class Backup:
         self._write(home)
         self.bench.restart(ME)
 
+    def put_state_back(self) -> None:
+        """All but the log as it was, under the old inodes."""
+        log = {name: content for name, content in self.bench.state(ME).items() if name.endswith("answers.log")}
+        self.files = {**self.files, **log}
+        self.roll_back()
+
     def _write(self, home: Path) -> None:
         for name, content in self.files.items():
             (home / name).parent.mkdir(parents=True, exist_ok=True)
@@ -150,6 +156,16 @@ def test_a_site_restored_from_a_backup_gives_no_second_answer_at_any_stage(bench
     assert isinstance(second, LocalError)
     assert second.code == "storage"
     assert "restored" in second.problem
+
+
+@pytest.mark.parametrize("phase", ASKED)
+def test_a_site_whose_sealed_state_is_put_back_under_a_whole_log_gives_no_second_answer(
+    bench: Bench, phase: str
+) -> None:
+    """The state alone would answer: the log is what remembers."""
+    made = backed_up_before(bench, phase)
+    _, second = asked_again(bench, phase, put_back(made, Backup.put_state_back))
+    assert isinstance(second, Refused)
 
 
 @pytest.mark.parametrize("phase", ASKED)
