@@ -161,3 +161,12 @@ def test_a_state_prints_its_name_only(history: tuple[Round, list[bytes], dict[ty
     held = decode_state(saved[3][32:])
     assert isinstance(held, Masked)
     assert repr(held.held[0]) == "HeldShares(...)"
+
+
+def test_what_is_saved_as_a_session_must_be_one_of_its_states(
+    history: tuple[Round, list[bytes], dict[type, Packet]],
+) -> None:
+    round_, saved, messages = history
+    for packet in messages.values():
+        with pytest.raises(Malformed, match="not a state"):
+            replayed(round_, saved[0][:32] + packet.head)
