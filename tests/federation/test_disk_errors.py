@@ -7,15 +7,19 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fedclient.store import JoinedSessions, SessionStore, StoreError
 from fedserver.checkpoint import Checkpoint
 from fedserver.plan import ServerError
 from secagg.chain import Answer
+from secagg.session import Packet
+from secagg.vector import Layout
 from tests.sim import Consortium, random_update
 
-MANIFEST = Consortium(5).manifest(8)
+CONSORTIUM = Consortium(5)
+MANIFEST = CONSORTIUM.manifest(8)
 
 
 def full(descriptor: int) -> None:
@@ -23,7 +27,6 @@ def full(descriptor: int) -> None:
 
 
 WRITES: dict[str, Callable[[SessionStore], None]] = {
-    "a manifest": lambda store: store.save_manifest(MANIFEST),
     "an update": lambda store: store.save_update(1, random_update("u", 8)),
     "a sealed state": lambda store: store.save_client(1, 1, b"state"),
     "a line of the log": lambda store: store.record(Answer(bytes(32), 1, 1, 1, bytes(32))),
@@ -42,6 +45,23 @@ def test_a_disk_that_is_full_is_named_and_leaves_no_half_of(
     assert "cannot write" in refusal.value.problem and "No space left" in refusal.value.problem
     assert sorted(path.name for path in store.folder.iterdir()) == before
     assert store.ledger.last is None
+
+
+def test_a_disk_that_is_full_is_named_when_a_session_or_a_round_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SessionStore(tmp_path, bytes(32), bytes(32))
+    monkeypatch.setattr(os, "fsync", full)
+    layout = Layout((("vector", (8,)),))
+    for call in (
+        lambda: store.save_session(MANIFEST, CONSORTIUM.roster, layout),
+        lambda: store.save_round(1, 1, CONSORTIUM.names, Packet(b"head", np.zeros(3, np.uint64))),
+    ):
+        with pytest.raises(StoreError) as refusal:
+            call()
+        assert "cannot write" in refusal.value.problem
+    assert store.manifest() is None
+    assert not (store.folder / "rounds" / "000001").exists()
 
 
 def test_a_file_that_cannot_be_read_or_removed_is_named(tmp_path: Path) -> None:

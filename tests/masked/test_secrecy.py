@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pytest
 
-from secagg.errors import Misuse, SecAggError
+from secagg.errors import Malformed, Misuse, SecAggError
 from secagg.masked.graph import box_key, neighbour_seeds, pair_seed, self_seed
 from secagg.masked.messages import (
     MaskedVector,
@@ -18,7 +19,9 @@ from secagg.masked.messages import (
     UnmaskShares,
     survivor_set_digest,
 )
+from secagg.masked.states import Advertised, HeldShares, Masked, Shared, decode_state
 from secagg.primitives.agreement import public_key
+from secagg.primitives.shamir import combine
 from secagg.session import ClientSession, Metrics, Packet, Update
 from secagg.thresholds import plan
 from tests.masked.stage import flipped, resigned, without
@@ -225,3 +228,58 @@ def test_the_words_that_leave_are_the_words_that_were_signed() -> None:
     with pytest.raises(SecAggError):
         round_.run()
     assert set(round_.server.faults) == set(heads)
+
+
+def dealt_by(round_: Round, dealer: str) -> tuple[Shared, dict[int, HeldShares]]:
+    """The dealer's secrets, and what every site holds of them, by point."""
+    own = decode_state(round_.clients[dealer].to_bytes()[32:])
+    assert isinstance(own, Shared)
+    round_.until("consent")
+    held = {}
+    for site, client in round_.clients.items():
+        state = decode_state(client.to_bytes()[32:])
+        assert isinstance(state, Masked)
+        (held[round_.context.points[site]],) = (each for each in state.held if each.site == dealer)
+    return own, held
+
+
+def test_fewer_shares_than_the_threshold_restore_nothing_that_a_site_dealt() -> None:
+    round_ = federation(7, 8).until("mask")
+    t = round_.context.manifest.threshold
+    own, held = dealt_by(round_, VICTIM)
+    for secret, kind in ((own.mask_secret, "key_share"), (own.seed, "seed_share")):
+        shares = {point: getattr(each, kind) for point, each in held.items()}
+        assert combine(shares, t) == secret
+        for fewer in range(1, t):
+            with suppress(Malformed):  # what is found may exceed 32 bytes
+                assert combine(shares, fewer) != secret
+        assert secret not in {share[1:] for share in shares.values()}
+
+
+def test_no_secret_of_an_attempt_serves_for_two_uses_or_two_attempts() -> None:
+    first = federation(5)
+    again = Round(first.consortium, first.consortium.context(first.context.manifest, attempt=2), first.updates)
+    drawn = []
+    for round_ in (first.until("share"), again.until("share")):
+        for client in round_.clients.values():
+            state = decode_state(client.to_bytes()[32:])
+            assert isinstance(state, Advertised)
+            drawn += [state.share_secret, state.mask_secret, state.seed]
+    assert len(set(drawn)) == len(drawn) == 2 * 5 * 3
+
+
+def test_how_a_value_was_rounded_is_the_sites_secret() -> None:
+    """The same state and update under other random bytes: only the dither of the rounding is drawn from them."""
+    size = 400
+    round_ = federation(5, size).until("mask")
+    saved, request = round_.clients[VICTIM].to_bytes(), round_.server.requests()[VICTIM]
+    keys, update = round_.consortium.keys[VICTIM], round_.updates[VICTIM]
+    sent = []
+    for dice in ("one", "one", "two"):
+        client = round_.scheme.restore(round_.site_context, keys, round_.policy, saved, update, Dice(dice))
+        words = client.handle(request).words
+        assert words is not None
+        sent.append(words)
+    assert sent[0].tobytes() == sent[1].tobytes()
+    apart = np.count_nonzero(sent[0][:-8] != sent[2][:-8])
+    assert apart > sent[0][:-8].size / 2  # a value rounds up or down: a word of five or more rarely stays the same

@@ -27,8 +27,8 @@ TABLES = Path(__file__).parent / "table"
 # Files in which every raise and every condition of one has its entry.
 WHOLE = (
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "secagg").rglob("*.py")),
-    *(f"fedclient/{name}.py" for name in ("packets", "policy", "site", "store")),
-    *(f"fedserver/{name}.py" for name in ("checkpoint", "enrolment", "federation", "gateway", "plan")),
+    *(f"fedclient/{name}.py" for name in ("packets", "policy", "site", "store", "transcript")),
+    *(f"fedserver/{name}.py" for name in ("checkpoint", "enrolment", "federation", "gateway")),
     *(
         f"keys/{name}.py"
         for name in ("files", "keyfile", "nodekey", "passphrase", "pin", "public", "root", "rosterfile", "server",
