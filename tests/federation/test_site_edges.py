@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from fedclient.site import CLOCK_SKEW_S, MAX_VALUE, Site, UpdateError, require_shareable
+from fedclient.store import SessionStore
 from secagg.chain import Position
 from secagg.config import Manifest, Policy
-from secagg.enrol import AttemptRef, RoundStart
+from secagg.enrol import AttemptRef, Hello, Here, RoundStart, require_from
 from secagg.errors import Refused
 from secagg.labels import SIGN_ROUND_OPEN
-from secagg.masked.messages import RoundOpen
+from secagg.masked.messages import MaskedAggregate, RoundOpen
 from secagg.primitives.signature import sign
 from secagg.session import Metrics, Packet
 from secagg.thresholds import plan
@@ -150,6 +152,55 @@ def test_a_site_takes_no_part_in_a_round_beyond_the_sessions_last(bench: Bench) 
         with pytest.raises(Refused, match=f"round {round_} is not the next one of this session"):
             bench.link.members[ME].handle("start", [Packet(RoundStart(manifest.digest(), round_, ()).encode())])
     assert bench.learners[ME].trained == [1]
+
+
+def test_a_site_proves_itself_over_the_nonce_it_was_asked_with(bench: Bench) -> None:
+    """An answer that somebody recorded proves nothing to whoever asks anew."""
+    for nonce in (Dice("one")(32), Dice("two")(32)):
+        reply = bench.link.members[ME].handle("hello", [Packet(Hello(nonce).encode())])
+        here = Here.decode(reply.head)
+        assert here.nonce == nonce
+        assert require_from(bench.consortium.roster, ME, here) == here
+
+
+# ---------------------------------------------------------------------- what the site keeps
+
+
+def test_a_site_keeps_every_round_that_it_opened(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And keeps it before its own place in the chain: a place whose round is missing could not be audited."""
+    order: list[tuple[str, int]] = []
+    for name in ("save_round", "save_position"):
+        monkeypatch.setattr(SessionStore, name, noting(order, name, getattr(SessionStore, name)))
+    bench.run(rounds=2)
+    rounds = [(name, n) for n in (1, 2) for name in ("save_round", "save_position")]
+    assert [each for each in order if each[0] == "save_round"] == [("save_round", 1)] * 5 + [("save_round", 2)] * 5
+    assert order[: 2 * 1] == rounds[:2]
+    kept = bench.session_folder(ME) / "rounds"
+    assert sorted(path.name for path in kept.iterdir()) == ["000001", "000002"]
+    assert (kept / "000002" / "head.cbor").read_bytes() == (
+        Path(bench.plan.out) / "state" / "rounds" / "000002" / "head.cbor"
+    ).read_bytes()
+
+
+def noting(order: list[tuple[str, int]], name: str, real: Callable[..., None]) -> Callable[..., None]:
+    def call(store: SessionStore, first: Any, *rest: Any) -> None:
+        order.append((name, first if isinstance(first, int) else first.round))
+        real(store, first, *rest)
+
+    return call
+
+
+def test_a_restarted_site_still_vouches_for_the_words_it_sent(bench: Bench) -> None:
+    def request(where: Where, packets: Sequence[Packet]) -> Sequence[Packet]:
+        if where.site == ME and where.asks("check"):
+            bench.restart(ME)
+        return packets
+
+    bench.link.alter_request = request
+    bench.assert_right(bench.run(rounds=1), bench.names)
+    head = (Path(bench.plan.out) / "state" / "rounds" / "000001" / "head.cbor").read_bytes()
+    assert [each.site for each in MaskedAggregate.decode(head).projections] == list(bench.names)
+    assert not bench.link.refusals
 
 
 # ---------------------------------------------------------------------- what the disk says

@@ -1,4 +1,4 @@
-"""What the gateway lets through, asked of it directly: no sockets, and every request that reaches the SuperLink counts."""
+"""What the gateway lets through to the SuperLink, asked of it directly, without sockets."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Public:
         self, path: bytes, method: str = "POST", *, query: bytes = b"", body: Sequence[Any] = (b"",),
         headers: Sequence[tuple[bytes, bytes]] = (),
     ) -> tuple[int | None, dict[bytes, bytes]]:  # fmt: skip
-        """Status and headers; None if the gateway answered nothing. A part of the body that is None: the sender left."""
+        """Status and headers; None if nothing was answered. A part of the body that is None: the sender left."""
         parts = iter(body)
         sent: list[dict[str, Any]] = []
         scope = {
@@ -170,9 +170,10 @@ def test_the_superlinks_certificate_is_checked_and_no_proxy_is_asked(
 
 
 def test_a_listener_that_does_not_start_says_so(issued: pki.Pki, monkeypatch: pytest.MonkeyPatch) -> None:
+    upstream = "https://127.0.0.1:1"
     running = Gateway(
-        host="127.0.0.1", port=0, cert=issued.cert, key=issued.key, upstream="https://127.0.0.1:1", upstream_ca=issued.ca
-    )  # fmt: skip
+        host="127.0.0.1", port=0, cert=issued.cert, key=issued.key, upstream=upstream, upstream_ca=issued.ca
+    )
     monkeypatch.setattr(running._server, "run", lambda sockets: None)
     with pytest.raises(GatewayFailed, match="did not start"):
         running.__enter__()

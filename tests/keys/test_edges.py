@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from keys.errors import DamagedFile, KeyFileError
 from keys.params import CERTIFICATE_DAYS, DAY_S, LAST_DATE_S, MOST_DAYS, MOST_HOSTS
 from keys.public import read_public_key, render_public_key
 from keys.root import expiry
-from keys.server import load_tls
+from keys.server import load_tls, read_certificate
 from keys.strictjson import date_of
 from keys.tls import alternative_names, issue_tls, load_authority
 from secagg.errors import Malformed
@@ -69,3 +71,19 @@ def test_a_certificate_names_one_to_a_hundred_hosts() -> None:
     for wrong in ([], hosts):
         with pytest.raises(KeyFileError, match="cannot name"):
             alternative_names(wrong)
+
+
+def test_the_certificates_say_what_they_are_for_and_no_more(tmp_path: Path) -> None:
+    """A stolen server key can speak for the hosts it names until its certificate ends, and can sign nothing."""
+    paths = issue_tls(tmp_path / "tls", ["localhost"], NOW)
+    ca, server = (read_certificate(path).extensions for path in (paths.ca, paths.certificate))
+    assert ca.get_extension_for_class(x509.BasicConstraints).value == x509.BasicConstraints(True, 0)
+    assert server.get_extension_for_class(x509.BasicConstraints).value == x509.BasicConstraints(False, None)
+    uses = [each.get_extension_for_class(x509.KeyUsage).value for each in (ca, server)]
+    assert [(use.key_cert_sign, use.crl_sign, use.digital_signature) for use in uses] == [
+        (True, True, False), (False, False, True),
+    ]  # fmt: skip
+    purposes = server.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(purposes) == [ExtendedKeyUsageOID.SERVER_AUTH]
+    authority = load_authority(tmp_path / "tls", NOW)
+    assert "key" not in repr(authority).replace("key_", "")

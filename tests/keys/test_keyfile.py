@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import stat
 from pathlib import Path
 
+import cbor2
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from nacl.bindings import crypto_aead_chacha20poly1305_ietf_decrypt
 
 from keys import files
 from keys.errors import DamagedFile, KeyFileError
@@ -15,6 +19,7 @@ from keys.keyfile import KEY_FILE_LIMIT, Owner, new_key_file, read_owner
 from keys.passphrase import read_passphrase_file
 from keys.root import init_root
 from keys.server import SIGNING_FILE, load_server
+from keys.store import init_site
 
 SEALED = {"protection": "scrypt", "salt": "00" * 16, "n": 1 << 17, "r": 8, "p": 1}
 
@@ -45,6 +50,7 @@ def test_a_file_that_looks_sealed_is_read_by_anybody_up_to_its_owner(tmp_path: P
         ({**SEALED, "r": 4}, "scrypt parameters"),
         ({**SEALED, "p": 2}, "scrypt parameters"),
         ({"protection": "rot13"}, "protected in an unknown way"),
+        ({"more": 1}, "'more' is unknown"),
         ({"role": "king"}, "whose key it is"),
         ({"name": "A B"}, "whose key it is"),
         ({"public": "00" * 31}, "whose key it is"),
@@ -123,3 +129,65 @@ def test_a_file_that_takes_anothers_place_is_for_its_owner_only(tmp_path: Path) 
     assert path.read_bytes() == b"new"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_key_file_is_what_the_format_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check and seal written out from spec §6.2 and opened by another library."""
+    monkeypatch.setattr("keys.keyfile.SCRYPT_N", 1 << 14)
+    public = init_root(tmp_path / "plain.key")
+    plain = json.loads((tmp_path / "plain.key").read_text())
+    owner = cbor2.dumps(["root", "root", public])
+    secret = bytes.fromhex(plain["secret"])
+    assert plain["check"] == hashlib.sha256(b"secagg-lora/v1 key check\x00" + owner + secret).hexdigest()
+    public = init_root(tmp_path / "sealed.key", "correct horse battery")
+    sealed = json.loads((tmp_path / "sealed.key").read_text())
+    salt = bytes.fromhex(sealed["salt"])
+    key = hashlib.scrypt(b"correct horse battery", salt=salt, n=1 << 14, r=8, p=1, dklen=32, maxmem=1 << 26)
+    aad = b"secagg-lora/v1 key at rest\x00" + cbor2.dumps(["root", "root", public, salt, 1 << 14, 8, 1])
+    opened = crypto_aead_chacha20poly1305_ietf_decrypt(bytes.fromhex(sealed["secret"]), aad, bytes(12), key)
+    assert Ed25519PrivateKey.from_private_bytes(opened).public_key().public_bytes_raw() == public
+
+
+def test_no_two_sealed_files_have_one_salt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The salt makes the key, and each key seals once."""
+    monkeypatch.setattr("keys.keyfile.SCRYPT_N", 1 << 14)
+    for name in "abc":
+        init_root(tmp_path / name, "correct horse battery")
+    assert len({json.loads((tmp_path / name).read_text())["salt"] for name in "abc"}) == 3
+
+
+def test_no_two_sites_have_one_state_key(tmp_path: Path) -> None:
+    made = [init_site(name, tmp_path / name) for name in "abc"]
+    assert len({site.state_key for site in made}) == 3
+    assert len({site.keys.public for site in made}) == 3
+
+
+def test_a_name_taken_where_the_file_system_has_no_links_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(_: object, target: Path) -> None:
+        Path(target).write_text("first")
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(files.os, "link", link)
+    with pytest.raises(files.WouldOverwrite):
+        init_root(tmp_path / "root.key")
+    assert (tmp_path / "root.key").read_text() == "first"
+
+
+def test_a_replaced_file_is_flushed_with_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+    monkeypatch.setattr(files.os, "fsync", lambda handle: names.append(Path(f"/proc/self/fd/{handle}").readlink().name))
+    files.replace(tmp_path / "accepted", b"new")
+    assert [name.rpartition(".")[0] for name in names[:-1]] == [".accepted"]
+    assert names[-1] == tmp_path.name
+
+
+def test_a_full_disk_leaves_no_part_of_a_key_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(KeyFileError, match="no space left"):
+        init_root(tmp_path / "root.key")
+    assert list(tmp_path.iterdir()) == []

@@ -9,6 +9,7 @@ Works in copies of the tree; your files stay as they are. Exit 1 if a mutant sur
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import queue
 import shutil
@@ -19,6 +20,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,10 +30,8 @@ from rich.table import Table
 
 from tests.mutants.table import ROOT, Mutant, mutants
 
-PYTEST = ("-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "tests.mutants.hurry", "--hypothesis-seed=0")
+PYTEST = ("-x", "-q", "-p", "no:cacheprovider", "-p", "tests.mutants.hurry", "--hypothesis-seed=0", "--timeout=60")
 NOT_COPIED = (".git", ".venv*", "out", "__pycache__", ".*_cache", ".hypothesis", ".benchmarks", "*.egg-info")
-TEST_TIMEOUT_S = 60  # a test that hangs without a defence has noticed, too
-RUN_TIMEOUT_S = 300
 FAILED = 1  # pytest's exit status when tests were collected and ran, and one failed
 CAUGHT, SURVIVED, BROKEN = "caught", "SURVIVED", "BROKEN"
 
@@ -52,21 +52,38 @@ class Copy:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*NOT_COPIED))
+        self._env = {**os.environ, "PYTHONPATH": str(folder)}
+        self._worker: subprocess.Popen[str] | None = None
 
-    def pytest(self, *tests: str, keep_bytecode: bool = False) -> tuple[int, str]:
-        """Exit status and output of these tests here."""
-        env = {**os.environ, "PYTHONPATH": str(self._folder)}
-        if not keep_bytecode:
-            env["PYTHONDONTWRITEBYTECODE"] = "1"  # only what the whole tree compiled to is kept
-        command = [sys.executable, *PYTEST, f"--timeout={TEST_TIMEOUT_S}", *tests]
-        limit = None if keep_bytecode else RUN_TIMEOUT_S
-        try:
-            done = subprocess.run(
-                command, cwd=self._folder, env=env, capture_output=True, text=True, check=False, timeout=limit
-            )
-        except subprocess.TimeoutExpired:
-            return -1, f"no end after {RUN_TIMEOUT_S} s"
-        return done.returncode, done.stdout + done.stderr
+    def all_pass(self, tests: Sequence[str], of_all: Sequence[str]) -> tuple[bool, str]:
+        """Whether these tests pass, and what pytest says; compiles all of them for later runs."""
+        self._once("--collect-only", *of_all)
+        done = self._once(*tests)
+        return done.returncode == 0, done.stdout + done.stderr
+
+    def _once(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "pytest", *PYTEST, *arguments]
+        return subprocess.run(command, cwd=self._folder, env=self._env, capture_output=True, text=True, check=False)
+
+    def pytest(self, test: str) -> tuple[int, str]:
+        """Exit status and output of one test; no bytecode of a mutant is kept."""
+        if self._worker is None:
+            self._worker = subprocess.Popen(
+                [sys.executable, "-m", "tests.mutants.worker"], cwd=self._folder, text=True,
+                env={**self._env, "PYTHONDONTWRITEBYTECODE": "1"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            )  # fmt: skip
+        assert self._worker.stdin is not None
+        assert self._worker.stdout is not None
+        self._worker.stdin.write(json.dumps([*PYTEST, test]) + "\n")
+        self._worker.stdin.flush()
+        answer = json.loads(self._worker.stdout.readline())
+        return answer["status"], answer["output"]
+
+    def close(self) -> None:
+        """Ends the worker."""
+        if self._worker is not None:
+            self._worker.kill()
+            self._worker.wait()
 
     def try_out(self, mutant: Mutant) -> Outcome:
         """Runs the mutant's test without its defence."""
@@ -93,7 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         chosen = [each for each in mutants() if options.only in f"{each.id} {each.caught_by}"]
     except ValueError as error:
-        print(f"the table does not fit the source: {error}\nput the entry right in tests/mutants/table", file=sys.stderr)
+        print(
+            f"the table does not fit the source: {error}\nput the entry right in tests/mutants/table", file=sys.stderr
+        )
         return 1
     if options.list:
         for each in chosen:
@@ -104,26 +123,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         copies = [Copy(Path(folder) / str(number)) for number in range(max(1, min(options.jobs, len(chosen))))]
         if not _all_pass(copies, sorted({each.caught_by for each in chosen})):
             return 1
-        outcomes = _try_all(copies, chosen)
+        try:
+            outcomes = _try_all(copies, chosen)
+        finally:
+            for copy in copies:
+                copy.close()
     return _report(outcomes, time.monotonic() - started)
 
 
 def _all_pass(copies: Sequence[Copy], tests: Sequence[str]) -> bool:
     """Whether the named tests pass while nothing is missing."""
     print(f"{len(tests)} tests, with every defence in place ...", file=sys.stderr, flush=True)
-    results: list[tuple[int, str]] = []
-    threads = [
-        threading.Thread(target=lambda copy, part: results.append(copy.pytest(*part, keep_bytecode=True)), args=pair)
-        for pair in zip(copies, _dealt(tests, len(copies)), strict=True)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for status, output in results:
-        if status:
+    with ThreadPoolExecutor(len(copies)) as pool:
+        results = list(pool.map(Copy.all_pass, copies, _dealt(tests, len(copies)), [tests] * len(copies)))
+    for passed, output in results:
+        if not passed:
             print(output, "\nthese tests must pass before a mutant can be judged by them", file=sys.stderr)
-    return len(results) == len(copies) and not any(status for status, _ in results)
+    return all(passed for passed, _ in results)
 
 
 def _dealt(tests: Sequence[str], parts: int) -> list[list[str]]:
@@ -145,7 +161,7 @@ def _try_all(copies: Sequence[Copy], chosen: Sequence[Mutant]) -> list[Outcome]:
             while True:
                 done.put(copy.try_out(left.get_nowait()))
         except queue.Empty:
-            return
+            pass
         except BaseException as error:  # raised again where the outcomes are counted
             done.put(error)
 

@@ -40,7 +40,7 @@ def test_every_mutant_compiles_and_differs_from_the_source() -> None:
 
 
 @cache
-def tests_in(file: str) -> frozenset[str]:
+def functions_of(file: str) -> frozenset[str]:
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
     return frozenset(each.name for each in tree.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef))
 
@@ -48,10 +48,10 @@ def tests_in(file: str) -> frozenset[str]:
 def test_every_named_test_exists() -> None:
     for each in mutants():
         file, _, name = each.caught_by.partition("::")
-        assert name.partition("[")[0] in tests_in(file), f"{each.id} names {each.caught_by}"
+        assert name.partition("[")[0] in functions_of(file), f"{each.id} names {each.caught_by}"
 
 
-SOURCE = '''
+SOURCE = """
 def check(a, b, names):
     if not 1 <= a < 9 or b is None:
         raise ValueError(f"a is {a}")
@@ -59,7 +59,7 @@ def check(a, b, names):
         raise ValueError("long")
     if not set(names) <= {"x"}:
         raise ValueError("long")
-'''
+"""
 
 
 def test_the_finder_sees_raises_and_lets_more_through_each_time() -> None:

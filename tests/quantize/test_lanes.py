@@ -116,3 +116,15 @@ def test_a_sum_of_other_numbers_than_words_is_refused() -> None:
     for kind in (np.int64, np.float64, np.uint32):
         with pytest.raises(Misuse, match="uint64 words"):
             maker.open(np.zeros(maker.words, kind), 1)
+
+
+@pytest.mark.parametrize("lane_bits", LANE_BITS)
+def test_lanes_behind_the_last_value_are_zero_in_every_update(lane_bits: int) -> None:
+    """The last block is shorter than the one before it: nothing of that may stand behind its values."""
+    bits, sites = LANES[lane_bits]
+    lanes = lanes_per_word(lane_bits)
+    size = BLOCK_WORDS * lanes + 2 * lanes - 1
+    maker = quantizer(size, bits=bits, sites=sites, scale=0.001)
+    last = words_of(maker, np.ones(size, np.float32))[BLOCK_WORDS:]
+    assert last.size == 2
+    assert unpack(last, lane_bits, np.empty(2 * lanes, np.uint64))[2 * lanes - 1] == 0
