@@ -429,3 +429,18 @@ def test_the_reader_agrees_with_the_encoder_on_every_width(number: int) -> None:
     reader = Reader(encode_plain(number))
     assert reader.number() == number
     reader.end()
+
+
+def test_a_message_of_exactly_its_limit_is_read_and_one_byte_more_is_not() -> None:
+    """Said of the length alone, before a byte is looked at: other garbage is malformed for another reason."""
+    with pytest.raises(Malformed, match="something else stands"):
+        Sample.decode(bytes(Sample.LIMIT))
+    with pytest.raises(Malformed, match="longer than 4096 bytes"):
+        Sample.decode(bytes(Sample.LIMIT + 1))
+
+
+def test_a_list_one_longer_than_its_limit_is_refused_by_its_length_alone() -> None:
+    start = RoundStart(bytes(32), 1, ()).encode()
+    for count, says in ((63, "ends too early"), (64, "not a list within its limit")):
+        with pytest.raises(Malformed, match=says):
+            RoundStart.decode(start[:-1] + b"\x98" + bytes([count]))
