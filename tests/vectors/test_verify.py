@@ -6,8 +6,10 @@ import json
 import subprocess
 import sys
 import zlib
-from collections.abc import Mapping, Sequence
-from functools import reduce
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import replace
+from functools import partial, reduce
 from operator import getitem
 from pathlib import Path
 from typing import Any
@@ -125,12 +127,12 @@ class Ours:
 def live(
     n: int, theirs: Sequence[str], context: Any = None, consortium: Consortium | None = None, **options: Any
 ) -> Round:
-    """A round of our server in which some sites are the other implementation's."""
+    """A round of our server in which some sites are the other implementation's; size, rotate: the manifest's."""
     consortium = consortium or Consortium(n)
     numbers = {"colluders": 0, "dropouts": 2} if n > 3 else {}
-    size = options.pop("size", SIZE)
-    context = context or consortium.context(consortium.manifest(size, weight_cap=3, **numbers))
-    updates = {site: random_update(site, size, weight=2) for site in consortium.names}
+    size, rotate = options.pop("size", SIZE), options.pop("rotate", 1)
+    context = context or consortium.context(consortium.manifest(size, weight_cap=3, rotate=rotate, **numbers))
+    updates = options.pop("updates", None) or {site: random_update(site, size, weight=2) for site in consortium.names}
     round_ = Round(consortium, context, updates, **options)
     for name in theirs:
         round_.clients[name] = Theirs(other_site(round_, name))  # type: ignore[assignment]
@@ -304,3 +306,101 @@ def test_a_chain_of_our_rounds_leads_to_the_position_that_the_other_computes() -
         agree(round_, aggregate)
         chain.advance(attempt, *published(aggregate))
     assert chain.position.round == 3 and any(chain.adapter)
+
+
+# ------------------------------------------------------------------ two sites that hold the same secrets
+
+
+class Faults:
+    """Spoils requests: one place of one member, a member too few, the header or the cohort; signed anew or not."""
+
+    def __init__(self, seed: object, round_: Round) -> None:
+        self._dice, self._consortium = Dice(seed), round_.consortium
+        self._h0 = attempt_of(round_.context).h0
+
+    def pick(self, choices: Sequence[Any]) -> Any:
+        return choices[int.from_bytes(self._dice(4), "big") % len(choices)]
+
+    def spoiled(self, request: verify.Struct) -> verify.Struct:
+        values = list(request.values)
+        at = self.pick(range(len(values) - (request.kind == "RoundOpen")))
+        value = values[at]
+        if not isinstance(value, tuple):
+            values[at] = self._changed(value)
+        elif self.pick((True, False, False)) and len(value) > 1:
+            gone = self.pick(value)
+            values[at] = tuple(member for member in value if member is not gone)
+        elif value:
+            old = self.pick(value)
+            new = "zeta" if isinstance(old, str) else self._member(old, self.pick(value))
+            values[at] = tuple(sorted((new if x is old else x for x in value), key=lambda x: getattr(x, "site", x)))
+        return self._signed(request.kind, self._consortium.server_keys.identity, values)
+
+    def _member(self, old: verify.Struct, other: verify.Struct) -> verify.Struct:
+        """A member with one field changed, zero, or another's."""
+        values = list(old.values)
+        at = self.pick(range(len(values)))
+        values[at] = self.pick((self._changed(values[at]), other.values[at], bytes(32), values[-2]))
+        if not isinstance(values[0], str):
+            values[0] = "zeta"
+        key = self._consortium.keys.get(values[0])
+        return self._signed(old.kind, key and key.identity, values)
+
+    def _changed(self, value: Any) -> Any:
+        if isinstance(value, verify.Struct):
+            values = list(value.values)
+            at = self.pick(range(len(values)))
+            values[at] = self._changed(values[at])
+            return verify.Struct(value.kind, *values)
+        if isinstance(value, bytes):
+            return bytes([value[0] ^ 1]) + value[1:]
+        return "zeta" if isinstance(value, str) else value + 1
+
+    def _signed(self, kind: str, key: Any, values: list[Any]) -> verify.Struct:
+        if kind in verify.SIGNED and key and self.pick((True, True, False)):
+            return verify.sign(key, kind, *values[:-1], h0=self._h0)
+        return verify.Struct(kind, *values)
+
+
+def blame(act: Callable[[], Any]) -> tuple[str, str]:
+    """The code, and the site named, of what an act raises."""
+    try:
+        act()
+    except Exception as error:
+        return getattr(error, "code", repr(error)), getattr(error, "site", "") or ""
+    return "accepted", ""
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_of_requests_with_up_to_three_faults_both_refuse_the_same_and_blame_the_same_site(seed: int) -> None:
+    consortium, name, replies = Consortium(6), "site-03", dict[str, bytes]()
+    updates = {site: coarse(random_update(site, SIZE, weight=2)) for site in consortium.names}
+    options = {"drop": {"mask": ["site-02"]} if seed % 2 else {}, "updates": updates, "rotate": 0}
+    round_ = live(6, [], consortium=consortium, **options)
+    round_.alter_reply = lambda _phase, site, reply: replies.update({site: reply.head}) or reply
+    twin, faults, refused = other_site(round_, name), Faults(seed, round_), set[str]()
+    twin.random = Dice((round_.seed, name, 1))  # the bytes that the simulation gives ours
+    while not round_.server.done:
+        right = verify.decode_one_of(verify.REQUESTS, round_.server.requests()[name].head)
+        for _ in range(60):
+            request = right
+            for _ in range(faults.pick((1, 1, 2, 3))):
+                request = faults.spoiled(request)
+            trial = copy(twin)
+            trial.random, trial.ledger = Dice("trial"), verify.Ledger(twin.ledger.session, twin.ledger.lines)
+            theirs = blame(partial(trial.answer, verify.encode(request)))
+            if theirs[0] == "accepted":  # a cohort or quorum of one less may be fine
+                continue
+            assert blame(partial(round_.clients[name].handle, Packet(verify.encode(request)))) == theirs, request
+            refused.add(theirs[0])
+        reply, words = twin.answer(verify.encode(right))
+        round_.step()
+        assert replies[name] == reply
+        assert words is None or round_.sent[name].tolist() == words
+    agree(round_, round_.server.result())
+    assert refused == {"malformed", "refused", "faulty-server", "faulty-site", "faulty-peer-or-server"}
+
+
+def coarse(update: Update) -> Update:
+    """An update that rounds to the same words in binary32 and in binary64."""
+    return replace(update, values=(np.round(update.values * 64) / 64).astype(np.float32))

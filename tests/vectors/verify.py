@@ -16,7 +16,7 @@ import re
 import struct
 import sys
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, compress, pairwise
 from pathlib import Path
@@ -542,7 +542,6 @@ class Attempt:
         """Rules for U1; gives h1."""
         for advert in adverts:
             self.signed(advert)
-        for advert in adverts:
             own = advert.share_key, advert.mask_key
             need(all(map(acceptable, own)) and own[0] != own[1], FaultySite, "unacceptable keys", advert.site)
         keys = [key for advert in adverts for key in (advert.share_key, advert.mask_key)]
@@ -554,7 +553,6 @@ class Attempt:
         need({s.site for s in statements} <= set(u1), FaultyServer, "U2 is not within U1")
         for statement in statements:
             self.signed(statement)
-        for statement in statements:
             need(statement.key_roster == h1, FaultyPeerOrServer, "a statement on another h1", statement.site)
         return self.set_digest("SHARE_SET", statements)
 
@@ -562,15 +560,14 @@ class Attempt:
         """Rules for U3; gives h3."""
         for vector in vectors:
             self.signed(vector)
-        for vector in vectors:
             need(vector.share_set == h2, FaultyPeerOrServer, "a vector on another h2", vector.site)
         return self.set_digest("SURVIVOR_SET", vectors)
 
-    def check_quorum(self, signatures: Sequence[Struct], u3: Iterable[str], h3: bytes) -> None:
+    def check_quorum(self, signatures: Sequence[Struct], u3: Collection[str], h3: bytes) -> None:
         need(len(signatures) >= self.manifest.quorum, FaultyServer, "no quorum")
-        need({s.site for s in signatures} <= set(u3), FaultyServer, "a signer outside U3")
-        need(all(s.survivor_set == h3 for s in signatures), FaultyServer, "a signature on another h3")
         for signature in signatures:
+            need(signature.site in u3, FaultyServer, "a signer outside U3")
+            need(signature.survivor_set == h3, FaultyServer, "a signature on another h3")
             self.signed(signature)
 
     def check_record(self, record: Struct) -> bytes:
