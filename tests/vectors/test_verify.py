@@ -401,6 +401,28 @@ def test_of_requests_with_up_to_three_faults_both_refuse_the_same_and_blame_the_
     assert refused == {"malformed", "refused", "faulty-server", "faulty-site", "faulty-peer-or-server"}
 
 
+def test_of_aggregates_with_up_to_three_faults_both_openers_refuse_the_same_and_blame_the_same_site() -> None:
+    round_ = live(6, [], drop={"mask": ["site-02"], "check": ["site-05"]})
+    (head, words), attempt = published(round_.run()), attempt_of(round_.context)
+    aggregate, faults, refused = verify.decode("MaskedAggregate", head), Faults("openers", round_), set[str]()
+    for _ in range(240):
+        record, projections, beside = *aggregate.values, list(words)
+        for _ in range(faults.pick((1, 1, 2, 3))):
+            where = faults.pick(("record", "projections", "projections", "projections", "words"))
+            if where == "record":
+                record = faults.spoiled(record)
+            elif where == "projections":
+                (projections,) = faults.spoiled(verify.Struct("list", projections)).values
+            else:
+                beside[faults.pick(range(len(beside)))] ^= 1 << 40
+        encoded = verify.encode(verify.Struct("MaskedAggregate", record, projections))
+        theirs = blame(partial(verify.open_aggregate, attempt, encoded, beside))
+        packet = Packet(encoded, np.array(beside, np.uint64))
+        assert blame(partial(round_.scheme.open, round_.site_context, packet)) == theirs, (record, projections)
+        refused.add(theirs[0])
+    assert refused >= {"malformed", "refused", "faulty-server", "faulty-site", "faulty-peer-or-server"}
+
+
 def coarse(update: Update) -> Update:
     """An update that rounds to the same words in binary32 and in binary64."""
     return replace(update, values=(np.round(update.values * 64) / 64).astype(np.float32))

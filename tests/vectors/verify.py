@@ -882,8 +882,8 @@ def open_aggregate(attempt: Attempt, encoded: bytes, words: Words) -> Opened:
     need(digest("SUM_WORDS", attempt.h0, from_words(total)) == record.sum_words, FaultyServer, "another sum")
     need(set(given) <= set(vectors), FaultyServer, "projections from outside U3")
     transcript = transcript_of(record)
-    need(all(p.record == transcript for p in given.values()), FaultyServer, "projections of another record")
     for projection in given.values():
+        need(projection.record == transcript, FaultyServer, "projections of another record")
         attempt.signed(projection)
     for site, other in zip(silent, others, strict=True):
         named = digest("MASKED_WORDS", attempt.h0, from_words(other)) == vectors[site].words
@@ -964,7 +964,7 @@ class Policy:
         need(self.base_models is None or manifest.base_model in self.base_models, Refused, "an unlisted base model")
 
     def check_roster(self, manifest: Struct, roster: Struct, now: int) -> None:
-        current = {e.site for e in roster.sites if now <= e.expires + TWO_DAYS}
+        current = {e.site for e in roster.sites if now + TWO_DAYS < e.expires}
         need(not self.whole_roster or current <= set(manifest.sites), Refused, "a site of the roster is left out")
 
 
@@ -991,8 +991,9 @@ def consent(
     entries = by_site(roster.sites)
     need(name in manifest.sites and set(manifest.sites) <= set(entries), Refused, "sites that are not on the roster")
     need(all(now <= entries[site].expires + TWO_DAYS for site in manifest.sites), Refused, "an entry has expired")
-    rule = next((s.value for s in manifest.settings if s.name == "examples_per_weight"), "")
-    need(bool(re.fullmatch("[0-9]{1,9}", rule)), Refused, "the weight rule")
+    settings = {setting.name: setting.value for setting in manifest.settings}
+    need("examples_per_weight" in settings, Malformed, "no weight rule")
+    need(bool(re.fullmatch("[0-9]{1,9}", settings["examples_per_weight"])), Refused, "the weight rule")
     layout = layout_digest(loaded.tensors)
     sizes = sum(math.prod(extents) for _, extents in loaded.tensors)
     found = layout, sizes, loaded.base_model, loaded.tokenizer, loaded.lora_config
