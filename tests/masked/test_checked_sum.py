@@ -329,3 +329,12 @@ def test_a_server_does_not_go_on_with_the_record_of_another_attempt_or_archive()
     round_.archive.put("site-01", round_.archive.get("site-01") + np.uint64(1))
     with pytest.raises(Malformed, match="not the one the record was made from"):
         round_.scheme.resume(round_.context, keys, round_.archive, blob)
+
+
+def test_a_server_does_not_go_on_with_an_archive_whose_vectors_have_another_length() -> None:
+    round_ = scene("check", 7)
+    keys, blob, words = round_.consortium.server_keys, round_.server.to_bytes(), round_.archive.get("site-01")
+    for other in (words[:-1], np.append(words, words[:1]), words[:1]):
+        round_.archive.put("site-01", other)
+        with pytest.raises(Malformed, match="not the one the record was made from"):
+            round_.scheme.resume(round_.context, keys, round_.archive, blob)
