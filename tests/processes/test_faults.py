@@ -19,36 +19,6 @@ FIVE = tuple(f"site-{i}" for i in range(1, 6))
 OPTIONS = ("--model", "toy", "--first-range", "1.0", "--phase-timeout", "6", "--train-timeout", "20")
 
 
-def exact_adapter(federation: Running) -> tuple[np.ndarray, float]:
-    """What the recorded survivors' plaintext updates make of the initial adapter, and the quantiser's error."""
-    from secagg.initial import initial_adapter
-
-    manifest = Manifest.decode((federation.out / "state" / "manifest.cbor").read_bytes())
-    layout = ToyLearner.layout
-    values = initial_adapter(layout, manifest.nonce).astype(np.float64)
-    bound, range_ = 0.0, manifest.first_range_q40 / 2.0**40
-    for event in federation.events("aggregated"):
-        names = event["contributors"]
-        updates = [random_update((name, event["round"]), layout.size).values.astype(np.float64) for name in names]
-        values += sum(updates) / len(updates)
-        # a rotated value is off by less than one step; the inverse rotation keeps the L2 norm of the error
-        bound += 2 * range_ / manifest.quantizer.levels * np.sqrt(layout.size)
-        range_ = event["totals"]["next_range"]
-    return values, bound
-
-
-def assert_everybody_has(federation: Running, sites: tuple[str, ...]) -> None:
-    """Every site and the server hold the same bits, and they are the plaintext sum to the quantiser's step."""
-    from safetensors.numpy import load_file
-
-    vectors = {site: np.fromfile(federation.folder / f"{site}.f32", "<f4") for site in sites}
-    tensors = load_file(federation.out / "adapter" / "adapter_model.safetensors")
-    server = ToyLearner.layout.flatten(tensors)
-    assert all(np.array_equal(vector, server) for vector in vectors.values())
-    wanted, bound = exact_adapter(federation)
-    assert np.linalg.norm(server - wanted) <= bound
-
-
 @pytest.mark.parametrize(("killed_after", "missing_in"), [("share", "mask"), ("consent", "unmask")])
 def test_a_site_killed_between_two_phases_costs_its_own_update_and_nothing_else(tmp_path, killed_after, missing_in):
     with running(tmp_path, *FIVE) as federation:
