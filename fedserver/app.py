@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from pathlib import Path
+from typing import Final
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -22,6 +25,7 @@ from keys.server import load_server
 PLAN = "plan"  # run-config key: path of the plan file
 EVENTS = "events.jsonl"
 STATE = "state"
+LOOK_S: Final = 0.2
 
 app = ServerApp()
 
@@ -29,6 +33,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Runs one session and writes its result; a failure goes to the journal and ends the run as failed."""
+    _end_with_parent()
     plan = _plan(str(context.run_config[PLAN]))
     journal = Journal(Path(plan.out) / EVENTS)
     try:
@@ -40,6 +45,21 @@ def main(grid: Grid, context: Context) -> None:
     except Exception as error:
         journal.write("failed", problem=f"{type(error).__name__}: {error}", remedy="read the ServerApp's log")
         raise
+
+
+def _end_with_parent() -> None:
+    """Ends this process at once when the one that started it is gone, even by SIGKILL.
+
+    Else it would go on beside the server that `--resume` starts, and write to the same journal and checkpoint.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(LOOK_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def _plan(path: str) -> Plan:

@@ -135,17 +135,19 @@ def _require_alone(context: typer.Context, mode: str, allowed: set[str]) -> None
 
 def _start(plan: Plan, out: Path) -> None:
     from fedserver.preflight import require_runnable
+    from fedserver.supervise import only_server
 
     host, port = _address(plan.listen)
     require_runnable(plan)
-    _begin(plan, out)
-    _run(plan, host, port)
+    with only_server(out):
+        _begin(plan, out)
+        _run(plan, host, port)
 
 
 def _resume(out: Path, listen: str) -> None:
     from fedserver.checkpoint import Checkpoint
     from fedserver.preflight import require_runnable
-    from fedserver.supervise import PLAN_FILE, STATE
+    from fedserver.supervise import PLAN_FILE, STATE, only_server
 
     if not (out / PLAN_FILE).exists():
         raise ServerError(f"{out} holds no session", "start one without --resume")
@@ -156,7 +158,8 @@ def _resume(out: Path, listen: str) -> None:
         typer.echo(str(out / "adapter"))
         return
     require_runnable(plan)
-    _run(plan, host, port)
+    with only_server(out):
+        _run(plan, host, port)
 
 
 def _begin(plan: Plan, out: Path) -> None:
@@ -167,7 +170,6 @@ def _begin(plan: Plan, out: Path) -> None:
     if (out / PLAN_FILE).exists() and Checkpoint(out / STATE).manifest() is not None:
         raise ServerError(f"{out} holds a session already", "go on with --resume, or choose another --out")
     try:
-        out.mkdir(parents=True, exist_ok=True)
         plan.save(out / PLAN_FILE)
     except OSError as error:
         raise ServerError(f"cannot write {out}: {error.strerror}", "choose another --out") from None
