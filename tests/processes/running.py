@@ -23,6 +23,7 @@ from tests.processes.forking import Forked
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 90.0
+ORPHANS_S = 10.0  # before a resumed server can have started a ServerApp of its own
 LOOK_S = 0.01
 MARK = "FEDERATION_UNDER_TEST"  # in the environment of everything that a federation starts
 
@@ -146,15 +147,23 @@ class Running:
                 process.wait(5)
 
     def left_running(self) -> list[str]:
-        """Command lines of every process that a part of this federation has started and that still runs."""
+        """Command lines of what still runs of this federation, but for the processes that `start` gave."""
+        known = {process.pid for process in self.processes.values() if process.poll() is None}
         groups = {process.pid for process in self.processes.values()}
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error, OSError):
                 ours = os.getsid(process.pid) in groups or process.environ().get(MARK) == str(self.folder)
-                if ours and process.status() != psutil.STATUS_ZOMBIE:
+                if ours and process.pid not in known and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(" ".join(process.cmdline()))
         return found
+
+    def await_nothing_left(self) -> None:
+        """Waits until what the ended processes had started has ended too."""
+        deadline = time.monotonic() + ORPHANS_S
+        while left := self.left_running():
+            assert time.monotonic() < deadline, left
+            time.sleep(10 * LOOK_S)
 
     # ------------------------------------------------------------------ watching
 

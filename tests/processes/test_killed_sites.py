@@ -42,9 +42,7 @@ class Case:
         return f"{self.when}-{self.phase}"
 
 
-CASES = [
-    Case(when, phase, 1 + i) for i, (phase, when) in enumerate((p, w) for p in PHASES.values() for w in WHENS)
-]
+CASES = [Case(when, phase, 1 + i) for i, (phase, when) in enumerate((p, w) for p in PHASES.values() for w in WHENS)]
 
 
 @dataclass
