@@ -39,12 +39,20 @@ def main(grid: Grid, context: Context) -> None:
     try:
         _run(plan, grid, journal)
     except (ServerError, KeyFileError) as error:
-        journal.write("failed", problem=error.problem, remedy=error.remedy)
         notice(f"fedserver: {error.problem}; {error.remedy}")
+        _tell_failure(journal, error.problem, error.remedy)
         raise
     except Exception as error:
-        journal.write("failed", problem=f"{type(error).__name__}: {error}", remedy="read the ServerApp's log")
+        _tell_failure(journal, f"{type(error).__name__}: {error}", "read the ServerApp's log")
         raise
+
+
+def _tell_failure(journal: Journal, problem: str, remedy: str) -> None:
+    """Writes it to the journal; if the disk does not take that, raises it, so that Flower's status of the run has it."""
+    try:
+        journal.write("failed", problem=problem, remedy=remedy)
+    except ServerError:
+        raise RuntimeError(f"{problem}; {remedy}") from None
 
 
 def _end_with_parent() -> None:

@@ -5,21 +5,47 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from fedserver.plan import ServerError
 
 
 class Journal:
     """Appends events to a file; every value in it may be read by anyone."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="utf-8")
+        """Raises ServerError, as `write` does, if the disk does not take it."""
+        self._path = path
+        with self._writing():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _cut_torn_line(path)
+            self._file = path.open("ab", buffering=0)
 
     def write(self, event: str, **facts: Any) -> None:
         """One line: time in seconds since 1970, the event's name, its facts."""
-        self._file.write(json.dumps({"time": time.time(), "event": event, **facts}) + "\n")
-        self._file.flush()
+        line = json.dumps({"time": time.time(), "event": event, **facts}).encode() + b"\n"
+        with self._writing():
+            if self._file.write(line) != len(line):
+                raise OSError(0, "no space left for the whole line")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            problem = f"cannot write {self._path}: {error.strerror}"
+            raise ServerError(problem, "free some space, then go on with fedserver --resume") from None
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Removes the start of a line whose rest a full disk did not take: the next line would not be readable behind it."""
+    if path.exists():
+        content = path.read_bytes()
+        if not content.endswith(b"\n"):
+            with path.open("r+b") as file:
+                file.truncate(content.rfind(b"\n") + 1)
 
 
 def read_events(path: Path, start: int = 0) -> tuple[list[dict[str, Any]], int]:
