@@ -21,7 +21,7 @@ STAGE_OF = dict(zip(PHASES.values(), range(1, len(STAGES) + 1), strict=True))
 
 def manifest_of(federation: Running) -> Manifest:
     """What the sites agreed to."""
-    return Manifest.decode((federation.out / "state" / "manifest.cbor").read_bytes())
+    return Manifest.decode((federation.results / "state" / "manifest.cbor").read_bytes())
 
 
 def exact_adapter(federation: Running) -> tuple[np.ndarray, float]:
@@ -42,7 +42,7 @@ def exact_adapter(federation: Running) -> tuple[np.ndarray, float]:
 def assert_everybody_has(federation: Running, sites: Iterable[str]) -> None:
     """Every site and the server hold the same bits, and they are the plaintext sum to the quantiser's step."""
     vectors = {site: np.fromfile(federation.folder / f"{site}.f32", "<f4") for site in sites}
-    server = ToyLearner.layout.flatten(load_file(federation.out / "adapter" / "adapter_model.safetensors"))
+    server = ToyLearner.layout.flatten(load_file(federation.results / "adapter" / "adapter_model.safetensors"))
     assert all(np.array_equal(vector, server) for vector in vectors.values())
     wanted, bound = exact_adapter(federation)
     assert np.linalg.norm(server - wanted) <= bound
@@ -81,7 +81,7 @@ def assert_all_is_well(federation: Running, rounds: int) -> None:
 
 def committed(federation: Running) -> dict[str, str]:
     """Every file of a finished round, and its digest."""
-    rounds = federation.out / "state" / "rounds"
+    rounds = federation.results / "state" / "rounds"
     return {
         str(path.relative_to(rounds)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(rounds.glob("0*/**/*"))

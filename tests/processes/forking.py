@@ -49,6 +49,17 @@ def _toy(arguments: list[str], log: str) -> None:
     for standard in (1, 2):
         os.dup2(descriptor, standard)
     os.close(descriptor)
+    if any(word.startswith("full:") for word in arguments):
+        _print_through_a_pipe()
     from tests.processes.toy_site import main
 
     main(arguments)
+
+
+def _print_through_a_pipe() -> None:
+    """As on a terminal: what the site has to say is read although none of its files may grow any more."""
+    output = subprocess.Popen(["cat"], stdin=subprocess.PIPE).stdin
+    assert output is not None
+    for standard in (1, 2):
+        os.dup2(output.fileno(), standard)
+    output.close()

@@ -54,6 +54,7 @@ class Running:
     consortium: Consortium = field(init=False)
     port: int = field(default_factory=free_port)
     processes: dict[str, Process] = field(default_factory=dict)
+    seen_at: Path | None = None  # where `out` is seen from here, if not there
 
     def __post_init__(self) -> None:
         self.consortium = provision_consortium(self.folder / "consortium", self.sites)
@@ -62,6 +63,11 @@ class Running:
     def out(self) -> Path:
         """The server's folder of results."""
         return self.folder / "out"
+
+    @property
+    def results(self) -> Path:
+        """The same, as the test sees it."""
+        return self.seen_at or self.out
 
     # ------------------------------------------------------------------ starting and ending
 
@@ -173,12 +179,12 @@ class Running:
 
     def events(self, name: str = "") -> list[dict[str, Any]]:
         """The journal, or its events of one name."""
-        return [each for each in read_events(self.out / "events.jsonl")[0] if name in ("", each["event"])]
+        return [each for each in read_events(self.results / "events.jsonl")[0] if name in ("", each["event"])]
 
     def await_event(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """The first event that fits, once it is there; fails with the logs if it does not come."""
         deadline = time.monotonic() + PATIENCE_S
-        start, path = 0, self.out / "events.jsonl"
+        start, path = 0, self.results / "events.jsonl"
         while time.monotonic() < deadline:
             events, start = read_events(path, start)
             for event in events:
