@@ -48,7 +48,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def _tell_failure(journal: Journal, problem: str, remedy: str) -> None:
-    """Writes it to the journal; if the disk does not take that, raises it, so that Flower's status of the run has it."""
+    """Writes it to the journal; if the disk does not take that, raises it: Flower's status of the run has it then."""
     try:
         journal.write("failed", problem=problem, remedy=remedy)
     except ServerError:

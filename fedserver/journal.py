@@ -40,7 +40,7 @@ class Journal:
 
 
 def _cut_torn_line(path: Path) -> None:
-    """Removes the start of a line whose rest a full disk did not take: the next line would not be readable behind it."""
+    """Removes the start of a line whose rest a full disk did not take: the next line would continue it."""
     if path.exists():
         content = path.read_bytes()
         if not content.endswith(b"\n"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import subprocess
+import tempfile
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -19,9 +20,11 @@ CONTEXT.set_forkserver_preload(["tests.processes.toy_site"])
 class Forked:
     """What `subprocess.Popen` is for the other processes, as far as the tests use it."""
 
-    def __init__(self, arguments: list[str], log: Path) -> None:
-        """arguments: of toy_site.py. log: gets what it prints."""
-        self._process: BaseProcess = CONTEXT.Process(target=_toy, args=(arguments, str(log)), daemon=True)
+    def __init__(self, arguments: list[str], log: Path, temporary: Path) -> None:
+        """arguments: of toy_site.py. log: gets what it prints. temporary: its TMPDIR."""
+        self._process: BaseProcess = CONTEXT.Process(
+            target=_toy, args=(arguments, str(log), str(temporary)), daemon=True
+        )
         self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
@@ -43,8 +46,9 @@ class Forked:
             os.kill(self.pid, number)
 
 
-def _toy(arguments: list[str], log: str) -> None:
+def _toy(arguments: list[str], log: str, temporary: str) -> None:
     os.setsid()
+    os.environ["TMPDIR"] = tempfile.tempdir = temporary
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for standard in (1, 2):
         os.dup2(descriptor, standard)

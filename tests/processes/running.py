@@ -58,11 +58,17 @@ class Running:
 
     def __post_init__(self) -> None:
         self.consortium = provision_consortium(self.folder / "consortium", self.sites)
+        self.temporary.mkdir()
 
     @property
     def out(self) -> Path:
         """The server's folder of results."""
         return self.folder / "out"
+
+    @property
+    def temporary(self) -> Path:
+        """What is /tmp to every process."""
+        return self.folder / "tmp"
 
     @property
     def results(self) -> Path:
@@ -83,6 +89,7 @@ class Running:
                 env={
                     **os.environ,
                     "PYTHONPATH": str(ROOT),
+                    "TMPDIR": str(self.temporary),
                     "TOKENIZERS_PARALLELISM": "false",
                     MARK: str(self.folder),
                 },
@@ -108,7 +115,7 @@ class Running:
         arguments += [word for fault in faults for word in ("--fault", fault)]
         for name, value in options.items():
             arguments += ["--" + name.replace("_", "-"), str(value)]
-        self.processes[site] = Forked(arguments, self.folder / f"{site}.log")
+        self.processes[site] = Forked(arguments, self.folder / f"{site}.log", self.temporary)
         return self.processes[site]
 
     def start_toys(self, *sites: str, **options: float) -> None:
@@ -198,6 +205,13 @@ class Running:
     def await_one(self, event: str, **facts: Any) -> dict[str, Any]:
         """The first event of that name with these facts."""
         return self.await_event(lambda each: facts.items() <= each.items() and each["event"] == event)
+
+    def await_words(self, name: str, words: str, times: int = 1) -> None:
+        """Waits until a process has printed these words so often."""
+        deadline = time.monotonic() + PATIENCE_S
+        while self.log(name).count(words) < times:
+            assert time.monotonic() < deadline, self.logs()
+            time.sleep(LOOK_S)
 
     def logs(self) -> str:
         """What every process has printed."""

@@ -32,13 +32,17 @@ def story(tmp_path_factory):
     """A session in which the disk of another site is full in each round, and free again when it is started again."""
     with running(tmp_path_factory.mktemp("full-site"), *FIVE) as federation:
         federation.start_server(*OPTIONS, "--rounds", str(ROUNDS))
-        federation.start_toys(*FIVE[:2], train_s=0.0)
+        federation.start_toy(FIVE[0], train_s=0.0)
+        federation.start_toy(FIVE[1], *(f"hold:train:{round_ + 1}" for _, round_ in AT), train_s=0.0)
         for site, (phase, round_) in zip(FULL, AT, strict=True):
             federation.start_toy(site, f"full:{phase}:{round_}", train_s=0.0)
         ends = {}
         for site, at in zip(FULL, AT, strict=True):
             ends[at] = federation.wait(site), federation.log(site).splitlines()[-2:]
             federation.start_toy(site, train_s=0.0)
+            federation.await_sign(FIVE[1], f"hold:train:{at[1] + 1}")
+            federation.await_words(site, "connected to", 2)
+            federation.let_go(FIVE[1])
         codes = {name: federation.wait(name) for name in ("server", *FIVE)}
         yield federation, ends, codes
 
@@ -115,8 +119,8 @@ def test_a_server_whose_disk_is_full_to_the_last_byte_keeps_what_is_committed_an
         before = committed(federation)
         ballast = federation.seen_at / "ballast"
         with suppress(OSError), ballast.open("wb", buffering=0) as file:
-            while file.write(b"x"):  # byte by byte at the end: the next line of the journal is torn
-                file.write(bytes(4096))
+            while file.write(bytes(4096)):
+                pass
         federation.let_go(FIVE[-1])
         assert federation.wait("server") == 1
         problem, _ = federation.log("server").splitlines()[-2:]

@@ -81,6 +81,7 @@ def tell(folder, cases: list[Case], rounds: int):
 IN_PHASES = [
     *(Case(phase, 1 + i, FEDSERVER if i % 2 else WHOLE) for i, phase in enumerate(BEFORE_RELEASE)),
     Case("train", 1 + len(BEFORE_RELEASE)),  # the round before is committed, the next one has not begun
+    Case("check", 1 + len(BEFORE_RELEASE)),  # shares have left and the sum is held: the round is ended, not repeated
     Case("finish", 1 + len(BEFORE_RELEASE)),  # every round is committed, the adapter is not written
 ]
 OF_PARTS = [Case(BEFORE_RELEASE[i], 1 + i, part) for i, part in enumerate(PARTS)]
@@ -108,7 +109,7 @@ def test_a_server_killed_in_any_phase_goes_on_with_resume(deaths, case):
 def test_after_every_death_of_the_server_no_round_is_lost_and_nobody_answered_twice(deaths):
     assert set(deaths.exit_codes.values()) == {0}, deaths.federation.logs()
     assert_all_is_well(deaths.federation, 1 + len(BEFORE_RELEASE))
-    assert [each["rounds"] for each in deaths.federation.events("resumed")] == [1, 2, 3, 4, 5]
+    assert [each["rounds"] for each in deaths.federation.events("resumed")] == [1, 2, 3, 4, 4, 5]
 
 
 def test_sites_say_that_the_server_is_lost_and_found_again(deaths):
