@@ -39,6 +39,7 @@ def test_sites_whose_clocks_are_a_day_off_are_told_so_and_take_part_once_they_ar
         assert_all_is_well(federation, 1)
 
 
+@pytest.mark.slow
 def test_a_site_whose_clock_is_wrong_from_its_second_start_on_is_missed_and_comes_back(tmp_path):
     with running(tmp_path, *FIVE) as federation:
         federation.start_server(*OPTIONS, "--rounds", "2", "--phase-timeout", "4")
@@ -58,6 +59,7 @@ def test_a_site_whose_clock_is_wrong_from_its_second_start_on_is_missed_and_come
         assert [each["dropouts"] for each in federation.events("aggregated")] == [[FIVE[-1]], []]
 
 
+@pytest.mark.slow
 def test_keys_made_today_are_good_for_clocks_a_day_off(tmp_path):
     with running(tmp_path, *FIVE[:3]) as federation:
         made = tmp_path / "made-tomorrow"

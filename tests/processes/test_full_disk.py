@@ -47,6 +47,7 @@ def story(tmp_path_factory):
         yield federation, ends, codes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", AT, ids=lambda at: at[0])
 def test_a_site_with_a_full_disk_answers_nothing_and_says_why_in_two_lines(story, at):
     federation, ends, _ = story
@@ -61,6 +62,7 @@ def test_a_site_with_a_full_disk_answers_nothing_and_says_why_in_two_lines(story
     assert event["dropouts"] == ([] if at[0] == "unmask" else [site])  # its vector was in before
 
 
+@pytest.mark.slow
 def test_sites_whose_disk_was_full_take_part_again_once_there_is_room(story):
     federation, _, codes = story
     assert set(codes.values()) == {0}, federation.logs()

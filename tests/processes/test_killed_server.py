@@ -1,17 +1,21 @@
 """kill -9 of the server in every phase, between rounds, at the end, and of each of its parts; then `--resume`.
 
-One session: in each round a site is held so that the server is surely where the case says when it is killed.
+Several deaths a session: a site is held each time, so that the server is surely where the case says when it is killed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
 from tests.federation.direct import PHASES
 from tests.processes.checking import assert_all_is_well, assert_nobody_answered_twice, assert_still_committed, committed
 from tests.processes.running import Running, running
+from tests.processes.stories import Stories
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 
@@ -41,6 +45,7 @@ class Story:
 
     federation: Running
     ends: dict[str, tuple[int, list[str]]] = field(default_factory=dict)  # by case: exit code, last two lines
+    committed: list[dict[str, str]] = field(default_factory=list)  # at each death
     exit_codes: dict[str, int] = field(default_factory=dict)
 
     def play(self, case: Case) -> None:
@@ -52,7 +57,7 @@ class Story:
         if case.phase in PHASES.values():  # everybody else has answered: the server waits for the held site alone
             for site in others:
                 federation.await_one("answered", phase=case.phase, round=case.round, site=site)
-        before = committed(federation)
+        self.committed.append(committed(federation))
         if case.what == WHOLE:
             federation.kill_server()
         else:
@@ -61,15 +66,14 @@ class Story:
         federation.await_nothing_left()
         federation.let_go(HELD)
         federation.start_server("--resume")
-        federation.await_event(lambda event: event["event"] == "aggregated" and event["round"] >= case.round)
-        assert_still_committed(federation, before)
 
 
-def tell(folder, cases: list[Case], rounds: int):
+@contextmanager
+def tell(folder: Path, cases: list[Case]) -> Iterator[Story]:
     """A session in which these deaths happen, to its end."""
     with running(folder, *FIVE) as federation:
         story = Story(federation)
-        federation.start_server(*OPTIONS, "--rounds", str(rounds))
+        federation.start_server(*OPTIONS, "--rounds", str(cases[-1].round))
         federation.start_toys(*FIVE[:-1], train_s=0.0)
         federation.start_toy(HELD, *(f"hold:{case.phase}:{case.round}" for case in cases), train_s=0.0)
         for case in cases:
@@ -78,60 +82,79 @@ def tell(folder, cases: list[Case], rounds: int):
         yield story
 
 
-IN_PHASES = [
-    *(Case(phase, 1 + i, FEDSERVER if i % 2 else WHOLE) for i, phase in enumerate(BEFORE_RELEASE)),
-    Case("train", 1 + len(BEFORE_RELEASE)),  # the round before is committed, the next one has not begun
-    Case("check", 1 + len(BEFORE_RELEASE)),  # shares have left and the sum is held: the round is ended, not repeated
-    Case("finish", 1 + len(BEFORE_RELEASE)),  # every round is committed, the adapter is not written
-]
-OF_PARTS = [Case(BEFORE_RELEASE[i], 1 + i, part) for i, part in enumerate(PARTS)]
+LAST = 1 + len(BEFORE_RELEASE)
+SESSIONS = {
+    "some phases": [
+        Case("mask", 1, FEDSERVER),
+        Case("train", 2),
+        Case("check", 2),
+    ],
+    "every phase": [
+        *(Case(phase, 1 + i, FEDSERVER if i % 2 else WHOLE) for i, phase in enumerate(BEFORE_RELEASE)),
+        Case("train", LAST),  # the round before is committed, the next one has not begun
+        Case("check", LAST),  # shares have left and the sum is held: the round is ended, not repeated
+        Case("finish", LAST),  # every round is committed, the adapter is not written
+    ],
+    "parts": [Case(BEFORE_RELEASE[i], 1 + i, part) for i, part in enumerate(PARTS)],
+}
+FAST = "some phases"
+
+
+def each_session(*names: str):  # type: ignore[no-untyped-def]
+    """These sessions as parameters, those that take long marked so."""
+    return [pytest.param(name, id=name, marks=() if name == FAST else pytest.mark.slow) for name in names]
+
+
+def each_case(*names: str):  # type: ignore[no-untyped-def]
+    """Every case of these sessions."""
+    return [
+        pytest.param(name, case, id=f"{name}: {case}", marks=() if name == FAST else pytest.mark.slow)
+        for name in names
+        for case in SESSIONS[name]
+    ]
 
 
 @pytest.fixture(scope="module")
-def deaths(tmp_path_factory):
-    """The server's deaths in every phase."""
-    yield from tell(tmp_path_factory.mktemp("killed-server"), IN_PHASES, 1 + len(BEFORE_RELEASE))
+def told(tmp_path_factory):
+    """A session by name, told when first asked for."""
+    with Stories(lambda name: tell(tmp_path_factory.mktemp("killed-server"), SESSIONS[name])) as stories:
+        yield stories
 
 
-@pytest.fixture(scope="module")
-def deaths_of_parts(tmp_path_factory):
-    """The deaths of each of its parts."""
-    yield from tell(tmp_path_factory.mktemp("killed-parts"), OF_PARTS, len(PARTS))
-
-
-@pytest.mark.parametrize("case", IN_PHASES, ids=str)
-def test_a_server_killed_in_any_phase_goes_on_with_resume(deaths, case):
-    assert deaths.ends[str(case)][0] == -9
-    attempts = [each["attempt"] for each in deaths.federation.events("aggregated") if each["round"] == case.round]
+@pytest.mark.parametrize(("session", "case"), each_case("some phases", "every phase"))
+def test_a_server_killed_in_any_phase_goes_on_with_resume(told, session, case):
+    story = told[session]
+    assert story.ends[str(case)][0] == -9
+    attempts = [each["attempt"] for each in story.federation.events("aggregated") if each["round"] == case.round]
     assert attempts == [2 if case.phase in BEFORE_RELEASE else 1]
 
 
-def test_after_every_death_of_the_server_no_round_is_lost_and_nobody_answered_twice(deaths):
-    assert set(deaths.exit_codes.values()) == {0}, deaths.federation.logs()
-    assert_all_is_well(deaths.federation, 1 + len(BEFORE_RELEASE))
-    assert [each["rounds"] for each in deaths.federation.events("resumed")] == [1, 2, 3, 4, 4, 5]
+@pytest.mark.parametrize("session", each_session(*SESSIONS))
+def test_after_every_death_of_the_server_no_round_is_lost_and_nobody_answered_twice(told, session):
+    story = told[session]
+    assert set(story.exit_codes.values()) == {0}, story.federation.logs()
+    assert_all_is_well(story.federation, SESSIONS[session][-1].round)
+    for before in story.committed:
+        assert_still_committed(story.federation, before)
+    done = [len({path.split("/")[0] for path in before}) for before in story.committed]
+    assert [each["rounds"] for each in story.federation.events("resumed")] == [each for each in done if each]
 
 
-def test_sites_say_that_the_server_is_lost_and_found_again(deaths):
-    log = deaths.federation.log("site-1")
-    assert log.count("lost the server") >= len(IN_PHASES)
-    assert log.count(f"connected to 127.0.0.1:{deaths.federation.port}") == 1 + len(IN_PHASES)
+@pytest.mark.parametrize("session", each_session(*SESSIONS))
+def test_sites_say_that_the_server_is_lost_and_found_again(told, session):
+    log = told[session].federation.log("site-1")
+    deaths = len(SESSIONS[session])
+    assert log.count("lost the server") >= deaths
+    assert log.count("connected to 127.0.0.1") == 1 + deaths
     assert "Traceback" not in log
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", OF_PARTS, ids=str)
-def test_a_dead_part_ends_the_server_with_two_lines_that_say_how_to_go_on(deaths_of_parts, case):
-    code, (problem, remedy) = deaths_of_parts.ends[str(case)]
+@pytest.mark.parametrize(("session", "case"), each_case("parts"))
+def test_a_dead_part_ends_the_server_with_two_lines_that_say_how_to_go_on(told, session, case):
+    code, (problem, remedy) = told[session].ends[str(case)]
     assert code == 1
-    assert problem.startswith("error: flower's ") and problem.endswith("ended with exit code -9")
+    assert problem.startswith("error: flower's ") and "ended with exit code -9" in problem
     assert remedy.startswith("read ") and remedy.endswith("then go on with fedserver --resume")
-
-
-@pytest.mark.slow
-def test_after_the_death_of_each_part_all_is_well(deaths_of_parts):
-    assert set(deaths_of_parts.exit_codes.values()) == {0}, deaths_of_parts.federation.logs()
-    assert_all_is_well(deaths_of_parts.federation, len(PARTS))
 
 
 @pytest.mark.slow
@@ -153,6 +176,7 @@ def test_a_server_app_that_dies_is_noticed_within_flowers_heartbeat_and_the_sess
         assert_all_is_well(federation, 1)
 
 
+@pytest.mark.slow
 def test_a_server_killed_when_unmask_shares_have_left_says_why_the_round_cannot_be_repeated_and_keeps_the_rest(
     tmp_path,
 ):
@@ -177,6 +201,7 @@ def test_a_server_killed_when_unmask_shares_have_left_says_why_the_round_cannot_
         assert_nobody_answered_twice(federation)
 
 
+@pytest.mark.slow
 def test_after_a_power_cut_everywhere_before_any_unmask_share_left_the_round_is_repeated(tmp_path):
     with running(tmp_path, *FIVE) as federation:
         federation.start_server(*OPTIONS, "--rounds", "1")

@@ -5,13 +5,18 @@ One session of a round per case, each round another site: the one that died is s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
 
 import pytest
 
 from tests.federation.direct import PHASES
 from tests.processes.checking import assert_all_is_well
-from tests.processes.running import PATIENCE_S, Running, running
+from tests.processes.running import Running, running
+from tests.processes.stories import Stories
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 
@@ -42,7 +47,11 @@ class Case:
         return f"{self.when}-{self.phase}"
 
 
-CASES = [Case(when, phase, 1 + i) for i, (phase, when) in enumerate((p, w) for p in PHASES.values() for w in WHENS)]
+SESSIONS = {
+    "some": [Case(WHENS[i % 3], phase, 1 + i) for i, phase in enumerate(PHASES.values())],
+    "all": [Case(when, phase, 1 + i) for i, (phase, when) in enumerate(product(PHASES.values(), WHENS))],
+}
+MARKS = {"some": (), "all": pytest.mark.slow}
 
 
 @dataclass
@@ -53,32 +62,49 @@ class Story:
     exit_codes: dict[str, int] = field(default_factory=dict)  # by fault
 
 
-def start(federation: Running, site: str, after_round: int = 0) -> None:
-    """Starts the site, with the next death that is due to it."""
-    due = [case.fault for case in CASES if case.site == site and case.round > after_round]
-    federation.start_toy(site, *due[:1], train_s=0.0)
+@contextmanager
+def tell(folder: Path, cases: list[Case]) -> Iterator[Story]:
+    """A session of a round per death, to its end."""
 
+    def start(site: str, after_round: int = 0) -> None:
+        due = [case.fault for case in cases if case.site == site and case.round > after_round]
+        federation.start_toy(site, *due[:1], train_s=0.0)
 
-@pytest.fixture(scope="module")
-def story(tmp_path_factory):
-    """The whole session, told once."""
-    with running(tmp_path_factory.mktemp("killed-sites"), *FIVE) as federation:
+    with running(folder, *FIVE) as federation:
         found = Story(federation)
-        federation.start_server(*OPTIONS, "--rounds", str(len(CASES)))
+        federation.start_server(*OPTIONS, "--rounds", str(len(cases)))
         for site in FIVE:
-            start(federation, site)
-        for case in CASES:
-            found.exit_codes[case.fault] = federation.processes[case.site].wait(PATIENCE_S)
+            start(site)
+        for case in cases:
+            found.exit_codes[case.fault] = federation.wait(case.site)
             if case.when == "kill-after":  # Flower forgets the reply of a node that comes anew before it was read
                 federation.await_one("answered", site=case.site, round=case.round, phase=case.phase)
-            start(federation, case.site, case.round)
+            start(case.site, case.round)
         for name in ("server", *FIVE):
             found.exit_codes[name] = federation.wait(name)
         yield found
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_site_killed_around_a_phase_costs_at_most_its_own_update_of_that_round(story, case):
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """A session by name, told when first asked for."""
+    with Stories(lambda name: tell(tmp_path_factory.mktemp("killed-sites"), SESSIONS[name])) as stories:
+        yield stories
+
+
+each_session = pytest.mark.parametrize("session", [pytest.param(name, marks=MARKS[name]) for name in SESSIONS])
+
+
+@pytest.mark.parametrize(
+    ("session", "case"),
+    [
+        pytest.param(name, case, id=f"{name}-{case}", marks=MARKS[name])
+        for name, cases in SESSIONS.items()
+        for case in cases
+    ],
+)
+def test_a_site_killed_around_a_phase_costs_at_most_its_own_update_of_that_round(told, session, case):
+    story = told[session]
     assert story.exit_codes[case.fault] == -9
     events = [each for each in story.federation.events() if each.get("round") == case.round]
     answered = [each["phase"] for each in events if each["event"] == "answered" and each["site"] == case.site]
@@ -95,12 +121,15 @@ def test_a_site_killed_around_a_phase_costs_at_most_its_own_update_of_that_round
     assert aggregated["dropouts"] == ([] if contributes else [case.site])
 
 
-def test_after_every_death_the_adapter_is_the_mean_of_the_recorded_survivors_and_nobody_answered_twice(story):
+@each_session
+def test_after_every_death_the_adapter_is_the_mean_of_the_recorded_survivors_and_nobody_answered_twice(told, session):
+    story = told[session]
     assert [story.exit_codes[name] for name in ("server", *FIVE)] == [0] * 6, story.federation.logs()
-    assert_all_is_well(story.federation, len(CASES))
+    assert_all_is_well(story.federation, len(SESSIONS[session]))
 
 
-def test_the_operator_is_told_who_did_not_answer_what(story):
-    log = story.federation.log("server")
-    assert "did not answer masked updates" in log
+@each_session
+def test_the_operator_is_told_who_did_not_answer_what(told, session):
+    log = told[session].federation.log("server")
+    assert "did not answer keys" in log
     assert "Traceback" not in log

@@ -37,6 +37,7 @@ def test_a_site_slower_than_a_phase_is_left_out_of_that_round_and_in_the_next_on
         assert f"without {LATE}" in federation.log("server")
 
 
+@pytest.mark.slow
 def test_a_site_within_its_time_is_waited_for(tmp_path):
     with running(tmp_path, *FIVE) as federation:
         assert play(federation, "mask", slow_s=3.0, timeout_s=30.0) == [[], []]
