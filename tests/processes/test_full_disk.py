@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from fedserver.journal import Journal, read_events
 from tests.processes.checking import assert_all_is_well, assert_still_committed, committed
 from tests.processes.running import running
 
@@ -132,3 +133,12 @@ def test_a_server_whose_disk_is_full_to_the_last_byte_keeps_what_is_committed_an
         assert {federation.wait(name) for name in ("server", *FIVE)} == {0}
         assert_still_committed(federation, before)
         assert_all_is_well(federation, 2)
+
+
+def test_a_journal_whose_last_line_was_torn_by_a_full_disk_is_readable_after_the_next_event(tmp_path):
+    path = tmp_path / "events.jsonl"
+    Journal(path).write("round", round=1)
+    with path.open("ab") as file:
+        file.write(b'{"time": 1.0, "event": "agg')
+    Journal(path).write("resumed", rounds=1)
+    assert [each["event"] for each in read_events(path)[0]] == ["round", "resumed"]
