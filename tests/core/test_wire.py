@@ -78,7 +78,7 @@ def mutated(draw: st.DrawFn, encoding: bytes, others: list[bytes]) -> bytes:
     data = bytearray(encoding)
     for _ in range(draw(st.integers(1, 2))):
         at = draw(st.integers(0, max(0, len(data) - 1)))
-        how = draw(st.sampled_from(("flip", "cut", "drop", "insert", "repeat", "splice", "claim")))
+        how = draw(st.sampled_from(("flip", "cut", "drop", "insert", "repeat", "splice", "claim", "widen")))
         if how == "flip" and data:
             data[at] ^= draw(st.integers(1, 255))
         elif how == "cut":
@@ -93,8 +93,28 @@ def mutated(draw: st.DrawFn, encoding: bytes, others: list[bytes]) -> bytes:
             other = draw(st.sampled_from(others))
             data[at:] = other[draw(st.integers(0, len(other))) :]
         elif data:
-            data[at : at + 1] = claimed(draw, data[at] >> 5)
+            at = draw(st.sampled_from(heads(data)))
+            data[at : at + 1] = claimed(draw, data[at] >> 5) if how == "claim" else widened(data[at])
     return bytes(data)
+
+
+def heads(data: bytearray) -> list[int]:
+    """Where in the encoding an item begins, as far as it is one."""
+    found, at = list[int](), 0
+    while at < len(data):
+        found.append(at)
+        low, width = data[at] & 31, (1 << (data[at] & 31) - 24 if 24 <= data[at] & 31 <= 27 else 0)
+        argument = int.from_bytes(data[at + 1 : at + 1 + width], "big") if width else low
+        at += 1 + width + (argument if data[at] >> 5 in (2, 3) else 0)
+    return found
+
+
+def widened(head: int) -> bytes:
+    """The same head with the same number in one form more than it takes."""
+    low, major = head & 31, head & 0xE0
+    if low < 24:
+        return bytes([major | 24, low])
+    return bytes([head + 1]) + bytes(1 << low - 24) if low < 27 else bytes([head])
 
 
 def claimed(draw: st.DrawFn, major: int) -> bytes:
