@@ -11,7 +11,7 @@ from itertools import combinations, product
 import pytest
 
 from secagg.errors import FaultyServer
-from secagg.masked.messages import SurvivorSet
+from secagg.masked.messages import SurvivorProof, SurvivorSet
 from tests.adversaries.knowledge import what_it_can_compute
 from tests.adversaries.lab import Lab, Story
 from tests.adversaries.worlds import views_are_identical
@@ -41,6 +41,21 @@ def test_however_the_two_stories_are_told_one_sum_is_open_and_never_both_secrets
     assert not known.both()
     survivors = (VICTIM, *OTHERS) if len(told) >= 3 else OTHERS  # whichever story three honest sites and two signed
     assert known.open_to() == [dict.fromkeys(survivors, 1)]
+
+
+def test_colluders_that_are_no_survivors_do_not_make_up_a_quorum() -> None:
+    """Three honest signatures and those of two sites outside the set are three."""
+    lab = Lab(7, COLLUDING)
+    story = Story.of(*lab.names).but(*COLLUDING)
+    attempt = lab.attempt().run(story, "mask")
+    signers = (VICTIM, "site-02", "site-03")
+    attempt.consent(story, *signers)
+    h3 = attempt.h3(story)
+    helpers = [lab.view.colluders[name].consent(attempt.context, h3) for name in COLLUDING]
+    proof = SurvivorProof((*(attempt.signatures[name] for name in signers), *helpers))
+    for name in signers:
+        attempt.refuses(name, proof, FaultyServer, "a site outside the survivor set is counted")
+    assert what_it_can_compute(lab.view).open_to() == []
 
 
 def test_a_site_that_heard_one_story_refuses_the_other_before_and_after_it_released_shares() -> None:

@@ -114,7 +114,10 @@ def test_every_site_refuses_even_the_record_that_it_signed_projections_for() -> 
     ending.attempt.check(false)
     signed = ending.attempt.projections
     assert signed == {site: ending.projections(site, false, ending.words[site]) for site in WHOLE.u1}
-    refused_by(ending, WHOLE.u1, all_that_can_be_made_of(ending, words))
+    packets = all_that_can_be_made_of(ending, words)
+    refused_by(ending, WHOLE.u1, packets)
+    mixed = {"signatures on the truth": packets["the lie, signatures on the truth"]}
+    refused_by(ending, ("site-01",), mixed, "projections are of another record")
 
 
 def test_the_true_sum_brings_every_site_to_one_adapter_whoever_gave_projections() -> None:

@@ -114,6 +114,23 @@ def test_a_group_below_the_fewest_survivors_is_refused_at_every_list(phase: str)
     attempt.refuses(FEW[0], message, Refused, "of 4 is below 5")
 
 
+@pytest.mark.parametrize("phase", ["share", "mask", "consent"])
+def test_a_site_refuses_a_list_from_which_it_is_missing(phase: str) -> None:
+    """It would mask, sign or deal in a round in which the others do not know of it."""
+    lab = Lab(7, COLLUDING)
+    whole, without = Story.of(*ALL), Story.of(*ALL[1:])
+    attempt = lab.attempt()
+    attempt.advertise(*lab.honest)
+    for each in PHASES[: PHASES.index(phase)]:
+        getattr(attempt, each)(whole)
+    message, rule = {
+        "share": lambda: (KeyRoster(attempt.roster(without)), "misstates this site's own keys"),
+        "mask": lambda: (attempt.bundle(replace(whole, u2=ALL[1:]), ALL[0]), "misstates this site's own statement"),
+        "consent": lambda: (SurvivorSet(attempt.survivors(whole.but(ALL[0]))), "misstates this site's own vector"),
+    }[phase]()
+    attempt.refuses(ALL[0], message, FaultyServer, rule)
+
+
 def two_headers(lab: Lab) -> None:
     """Three sites are in attempt 1 and two in attempt 2; each group's messages are tried on the other."""
     whole = Story.of(*lab.names)

@@ -112,7 +112,8 @@ def shifts(lab: Lab, known: Knowledge, others: Mapping[str, Update]) -> dict[byt
                 rest = rest - solved[other] * np.uint64(int(sign) % (1 << 64))
         assert abs(masks[mask]) == 1
         solved[mask] = rest * np.uint64(int(masks[mask]) % (1 << 64))
-    seeds = {mask: seed_of(each, mask, inside) for each in known.vectors for mask in each.unknown}
+    known_too = {**known.secrets, **inside}
+    seeds = {mask: seed_of(each, mask, known_too) for each in known.vectors for mask in each.masks}
     assert len(set(seeds.values())) == len(seeds), "two masks have one seed"
     return {seed: solved[mask] for mask, seed in seeds.items() if mask in solved and seed is not None}
 
