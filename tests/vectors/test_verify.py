@@ -243,19 +243,24 @@ def test_the_other_opener_refuses_a_false_sum_of_our_round(place: int, error: in
             verify.open_aggregate(attempt, head, false)
 
 
-def test_the_other_opener_refuses_a_false_sum_that_the_record_and_all_sites_signed_for() -> None:
+def test_both_openers_refuse_a_false_sum_that_the_record_and_all_projections_were_made_for() -> None:
     round_ = live(5, [])
     server, sites = other_server(round_)
     trips = verify.run(server, sites, {})
-    while server.phase != "check":
-        next(trips)
-        if server.phase == "unmask":  # the reply to it has been made; the server now unmasks
-            server.vectors["site-02"][0] += 1
-    list(trips)
-    assert server.aggregate is not None
-    assert server.faults.keys() == {"site-02"}  # its projections are those of the words it sent
-    with pytest.raises(verify.FaultyServer):
-        verify.open_aggregate(server.attempt, *server.aggregate)
+    while next(trips)[0] != "unmask":
+        pass
+    server.vectors["site-02"][0] += 1
+    next(trips)  # the server has unmasked, and asked for projections
+    server.vectors["site-02"][0] -= 1
+    assert list(trips) == [] and server.aggregate is not None and server.faults == {}
+    head, words = server.aggregate
+    assert len(verify.decode("MaskedAggregate", head).projections) == 5
+    with pytest.raises(verify.FaultyServer, match="not that of the survivors"):
+        verify.open_aggregate(server.attempt, head, words)
+    assert blame(partial(round_.scheme.open, round_.site_context, Packet(head, np.array(words, np.uint64)))) == (
+        "faulty-server",
+        "",
+    )
 
 
 def other_server(round_: Round) -> tuple[verify.Server, dict[str, Any]]:
@@ -289,6 +294,43 @@ def test_an_audit_with_our_archive_finds_whose_bytes_are_wrong() -> None:
         with pytest.raises(verify.Misuse) as found:
             verify.audit(attempt_of(round_.context), *published(aggregate), false)
         assert found.value.site == site
+
+
+def test_an_audit_names_the_colluder_whose_late_choice_every_opener_accepts() -> None:
+    round_ = live(5, [])
+    server, sites = other_server(round_)
+    colluder = "site-04"
+    while server.phase != "check":
+        server.receive([(site, *sites[site].answer(request)) for site, request in server.requests().items()])
+    true = {site: list(words) for site, words in server.vectors.items()}
+    later = [
+        *true[colluder][:-1],
+        true[colluder][-1] + (1 << 30) & verify.WORD,
+    ]  # its peak, chosen after it saw the sum
+    server.vectors[colluder] = later
+    server._end_unmask()  # the record and the sum anew
+    transcript = verify.transcript_of(verify.decode("RoundRecord", server.requests()[colluder]))
+    values = verify.from_words(server.attempt.project(later, transcript))
+    key, h0 = round_.consortium.keys[colluder].identity, server.attempt.h0
+    signed = verify.sign(key, "Projections", colluder, transcript, values, h0=h0)
+    honest = [(site, *sites[site].answer(request)) for site, request in server.requests().items() if site != colluder]
+    server.receive([*honest, (colluder, verify.encode(signed), None)])
+    assert server.aggregate is not None and server.faults == {}
+    head, words = server.aggregate
+    verify.open_aggregate(server.attempt, head, words)
+    round_.scheme.open(round_.site_context, Packet(head, np.array(words, np.uint64)))
+    with pytest.raises(verify.FaultySite) as found:
+        verify.audit(server.attempt, head, words, true)
+    assert found.value.site == colluder
+
+
+def test_the_other_site_refuses_the_check_when_it_has_lost_its_words() -> None:
+    round_ = live(5, ["site-02"]).until("check")
+    site = round_.clients["site-02"].site  # type: ignore[attr-defined]
+    site.masked_words = None
+    with pytest.raises(verify.Refused):
+        site.answer(round_.server.requests()["site-02"].head)
+    assert site.state == "Spent"
 
 
 def test_a_chain_of_our_rounds_leads_to_the_position_that_the_other_computes() -> None:
@@ -420,7 +462,7 @@ def test_of_aggregates_with_up_to_three_faults_both_openers_refuse_the_same_and_
         packet = Packet(encoded, np.array(beside, np.uint64))
         assert blame(partial(round_.scheme.open, round_.site_context, packet)) == theirs, (record, projections)
         refused.add(theirs[0])
-    assert refused >= {"malformed", "refused", "faulty-server", "faulty-site", "faulty-peer-or-server"}
+    assert refused >= {"malformed", "refused", "faulty-server", "faulty-peer-or-server"}
 
 
 def coarse(update: Update) -> Update:
