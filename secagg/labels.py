@@ -56,5 +56,6 @@ KEY_AT_REST: Final = _label("key at rest")  # a passphrase-sealed key file
 KEY_CHECK: Final = _label("key check")
 
 VECTOR_UPDATE: Final = _label("vector update")  # names which vector a mask is for
+VECTOR_TAIL: Final = _label("vector tail")
 
 ALL: Final = {name: value for name, value in list(globals().items()) if isinstance(value, bytes) and name.isupper()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from secagg.masked.client import quantizer_of
+from secagg.masked.payload import quantizer_of
 from secagg.masked.graph import box_aad, box_key, challenge_seed, pair_seed, rotation_seed, self_seed
 from secagg.masked.messages import (
     KeyAdvert,
