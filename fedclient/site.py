@@ -251,7 +251,8 @@ class Site:
             raise FaultyServer(f"the aggregate of round {session.position.round + 1} is missing")
         header = session.position.header(session.manifest, attempt)
         context = RoundContext(session.manifest, self._roster, header)
-        mean = scheme_named(session.manifest.scheme).open(context, aggregate, self._keys)
+        state = session.store.client(round_, attempt) or b""
+        mean = scheme_named(session.manifest.scheme).open(context, aggregate, state)
         adapter = np.add(session.adapter, mean.values, dtype=np.float32)
         if not np.isfinite(adapter).all():
             raise FaultyServer("the sum makes the adapter overflow")

@@ -62,6 +62,12 @@ CKKS_DITHER: Final = _label("ckks dither")
 CKKS_KEY: Final = _label("ckks key")
 CKKS_ERROR: Final = _label("ckks error")
 CKKS_PUBLIC: Final = _label("ckks public element")
+BLIND_COMMITMENT: Final = _label("blind seed commitment")
+BLIND_ROSTER: Final = _label("blind roster")
+BLIND_KEY: Final = _label("blind key")
+BLIND_AAD: Final = _label("blind aad")
+BLIND_PAD: Final = _label("blind pad")
+SIGN_BLIND_ADVERT: Final = _label("sig blind advert")
 
 VECTOR_UPDATE: Final = _label("vector update")  # names which vector a mask is for
 VECTOR_TAIL: Final = _label("vector tail")

@@ -199,8 +199,11 @@ class Scheme(Protocol):
     def resume(self, context: RoundContext, keys: ServerKeys, archive: Archive, blob: bytes) -> ServerSession:
         """The session whose `to_bytes` gave `blob`, in its last phase. Raises Malformed if they do not fit."""
 
-    def open(self, context: RoundContext, aggregate: Packet, site: SiteKeys | None = None) -> Mean:
-        """The mean, after every check a site can make. Raises FaultyServer, Malformed or Sealed."""
+    def open(self, context: RoundContext, aggregate: Packet, state: bytes = b"") -> Mean:
+        """The mean, after every check a site can make. Raises FaultyServer, Malformed or Sealed.
+
+        state: `to_bytes` of the site's session in this attempt, as it was last, if it had one.
+        """
 
 
 def require_words(packet: Packet, count: int) -> Words:

@@ -47,6 +47,10 @@ class ResidueSum:
         for total in self._blocks:
             yield total % self._moduli
 
+    def unreduced(self) -> Iterator[Residues]:
+        """The blocks as they were added up, mod 2^32 and not mod q: exact for up to 255 terms and no mask removed."""
+        yield from self._blocks
+
     def _make_room(self) -> None:
         """Keeps every accumulator below 2^32."""
         if self._terms == _MOST_TERMS:

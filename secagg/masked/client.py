@@ -274,12 +274,12 @@ class MaskedClient:
         masks = Masks((*seeds.plus, self_seed(context, h2, own, state.seed)), seeds.minus)
         words, start = np.empty(payload.words + payload.tail_words, np.uint64), 0
         contribution = payload.contribute(update, self._rng)
+        if payload.tail_words:
+            words[payload.words :] = contribution.tail(self_seed(context, h2, own, state.seed, VECTOR_TAIL))
         for block in contribution.blocks():
             masks.apply(block)
             words[start : start + block.size] = block
             start += block.size
-        if payload.tail_words:
-            words[start:] = contribution.tail(self_seed(context, h2, own, state.seed, VECTOR_TAIL))
         return words
 
     # ------------------------------------------------------------------ trip 3: consistency

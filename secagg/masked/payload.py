@@ -20,13 +20,13 @@ from secagg.tally import WORDS, Tally
 
 
 class Contribution(Protocol):
-    """One site's vector in one attempt; used once."""
+    """One site's vector in one attempt; used once, the tail first."""
+
+    def tail(self, seed: bytes) -> Words:
+        """The last words. seed: 48 bytes that the server learns of survivors only, once their set is agreed."""
 
     def blocks(self) -> Iterator[Words]:
         """The words to mask, uint64, from the front; the caller may overwrite each."""
-
-    def tail(self, seed: bytes) -> Words:
-        """The words behind them. seed: 48 bytes that the server learns of survivors only, once their set is agreed."""
 
 
 class TailSum(Protocol):

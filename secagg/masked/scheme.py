@@ -43,6 +43,6 @@ class MaskedScheme:
         """The session at the check of the sum. Raises Malformed."""
         return MaskedServer.resumed(context, keys, archive, blob)
 
-    def open(self, context: RoundContext, aggregate: Packet, site: SiteKeys | None = None) -> Mean:
+    def open(self, context: RoundContext, aggregate: Packet, state: bytes = b"") -> Mean:
         """The mean; no site's secret is needed."""
         return open_aggregate(context, aggregate)

@@ -1,0 +1,49 @@
+"""CKKS mode behind the common interface."""
+
+from __future__ import annotations
+
+from secagg.ckks.client import CkksClient, read_state, seeds_of
+from secagg.ckks.opening import open_aggregate
+from secagg.ckks.server import CkksServer
+from secagg.config import Policy, RoundContext
+from secagg.errors import Sealed
+from secagg.identity import ServerKeys, SiteKeys
+from secagg.session import Archive, Mean, Packet, Rng, Update, Words
+
+
+class CkksScheme:
+    """CKKS under one-time keys whose sum goes through masked mode, blind to the server; only sites open the sum."""
+
+    name = "ckks"
+    needs = frozenset({"identity"})
+
+    def client(self, context: RoundContext, keys: SiteKeys, policy: Policy, update: Update, rng: Rng) -> CkksClient:
+        """A fresh session. Raises Refused or Misuse."""
+        return CkksClient(context, keys, policy, update, rng)
+
+    def restore(
+        self,
+        context: RoundContext,
+        keys: SiteKeys,
+        policy: Policy,
+        blob: bytes,
+        update: Update | None,
+        rng: Rng,
+        sent: Words | None = None,
+    ) -> CkksClient:
+        """The session that `to_bytes` wrote. Raises Malformed or Misuse."""
+        return CkksClient.restored(context, keys, policy, blob, update, rng, sent)
+
+    def server(self, context: RoundContext, keys: ServerKeys, archive: Archive) -> CkksServer:
+        """A session for the sites of `context.cohort`."""
+        return CkksServer(context, keys, archive)
+
+    def resume(self, context: RoundContext, keys: ServerKeys, archive: Archive, blob: bytes) -> CkksServer:
+        """The session at the check of the sum. Raises Malformed."""
+        return CkksServer(context, keys, archive, blob)
+
+    def open(self, context: RoundContext, aggregate: Packet, state: bytes = b"") -> Mean:
+        """The mean, for a site whose session's state holds the survivors' blind seeds. Raises Sealed without it."""
+        if not state:
+            raise Sealed("only a site that took part can open the sum")
+        return open_aggregate(context, aggregate, seeds_of(read_state(context, state)))
