@@ -199,11 +199,14 @@ class Scheme(Protocol):
     def resume(self, context: RoundContext, keys: ServerKeys, archive: Archive, blob: bytes) -> ServerSession:
         """The session whose `to_bytes` gave `blob`, in its last phase. Raises Malformed if they do not fit."""
 
-    def open(self, context: RoundContext, aggregate: Packet, state: bytes = b"") -> Mean:
-        """The mean, after every check a site can make. Raises FaultyServer, Malformed or Sealed.
+    def opening(self, context: RoundContext, state: bytes) -> bytes:
+        """What `open` needs besides the aggregate, from the last `to_bytes` of a session that has sent its vector.
 
-        state: `to_bytes` of the site's session in this attempt, as it was last, if it had one.
+        Secret from the server, known to every site that took part; empty if nothing is needed. Raises Malformed.
         """
+
+    def open(self, context: RoundContext, aggregate: Packet, opening: bytes = b"") -> Mean:
+        """The mean, after every check a site can make. Raises FaultyServer or Malformed; Sealed without an opening."""
 
 
 def require_words(packet: Packet, count: int) -> Words:

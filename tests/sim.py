@@ -193,8 +193,9 @@ class Round:
 
     def mean(self, aggregate: Aggregate, site: str = "") -> Mean:
         """What a site opens: the first survivor, if no other is named."""
-        state = self.clients[site or aggregate.contributors[0]].to_bytes()
-        return self.scheme.open(self.site_context, aggregate.payload, state)
+        state = self.clients[site or aggregate.contributors[-1]].to_bytes()
+        opening = self.scheme.opening(self.site_context, state)
+        return self.scheme.open(self.site_context, aggregate.payload, opening)
 
 
 def federation(n: int, size: int = 40, **options: Any) -> Round:

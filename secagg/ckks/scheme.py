@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from secagg.ckks.client import CkksClient, read_state, seeds_of
+from secagg.ckks.client import CkksClient, read_state
 from secagg.ckks.opening import open_aggregate
 from secagg.ckks.server import CkksServer
+from secagg.ckks.states import Opening
 from secagg.config import Policy, RoundContext
 from secagg.errors import Sealed
 from secagg.identity import ServerKeys, SiteKeys
@@ -42,8 +43,13 @@ class CkksScheme:
         """The session at the check of the sum. Raises Malformed."""
         return CkksServer(context, keys, archive, blob)
 
-    def open(self, context: RoundContext, aggregate: Packet, state: bytes = b"") -> Mean:
-        """The mean, for a site whose session's state holds the survivors' blind seeds. Raises Sealed without it."""
-        if not state:
+    def opening(self, context: RoundContext, state: bytes) -> bytes:
+        """The blind seeds of the round's sites. Raises Malformed."""
+        return Opening(read_state(context, state).seeds).encode()
+
+    def open(self, context: RoundContext, aggregate: Packet, opening: bytes = b"") -> Mean:
+        """The mean, for who has the survivors' blind seeds. Raises Sealed without them."""
+        if not opening:
             raise Sealed("only a site that took part can open the sum")
-        return open_aggregate(context, aggregate, seeds_of(read_state(context, state)))
+        seeds = {each.site: each.seed for each in Opening.decode(opening).seeds}
+        return open_aggregate(context, aggregate, seeds)

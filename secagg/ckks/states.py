@@ -42,3 +42,14 @@ class BlindState(Struct):
 
     def __repr__(self) -> str:
         return "BlindState(...)"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Opening(Struct):
+    """What opens one round's aggregate: z of its sites. Never for the server."""
+
+    TAG = 71
+    seeds: Annotated[tuple[Blind, ...], Items(1, MAX_SITES)]
+
+    def __repr__(self) -> str:
+        return "Opening(...)"
