@@ -26,7 +26,9 @@ from secagg.vector import Layout, Vector
 from secagg.wire import tag_of
 from tests.sim import Consortium, Dice, random_update
 
-REQUESTS = {10: "advertise", 12: "share", 14: "mask", 16: "consent", 18: "unmask", 21: "check", 61: "share", 63: "mask"}  # by the request's tag
+REQUESTS = {  # by the request's tag
+    10: "advertise", 12: "share", 14: "mask", 16: "consent", 18: "unmask", 21: "check", 61: "share", 63: "mask"
+}  # fmt: skip
 PHASES = tuple(dict.fromkeys(REQUESTS.values()))
 LAYOUT = Layout((("m.lora_A.weight", (8, 50)), ("m.lora_B.weight", (60, 8))))
 
