@@ -6,14 +6,16 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 SECAGG ?= masked
 OUT    ?= out/demo
+FUZZ_SECONDS ?= 600
+FUZZ_TARGETS ?=
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all quality bench clean
+.PHONY: help demo test test-all fuzz mutants quality bench clean
 
 help:
 	@sed -n '1,2p' Makefile
-	@echo "targets: demo  test  test-all  quality  bench  clean"
+	@echo "targets: demo  test  test-all  fuzz  mutants  quality  bench  clean"
 
 $(VENV)/.made:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
@@ -31,6 +33,10 @@ $(VENV)/.dev: $(VENV)/.run
 	$(PIP) --editable '.[dev,sim]'
 	@touch $@
 
+$(VENV)/.fuzz: $(VENV)/.dev
+	$(PIP) --editable '.[dev,sim,fuzz]'
+	@touch $@
+
 demo: $(VENV)/.run
 	$(BIN)/fedserver --demo --secagg $(SECAGG) --out $(OUT)
 
@@ -44,6 +50,13 @@ test: quality
 
 test-all: quality
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+fuzz: $(VENV)/.fuzz
+	$(BIN)/python -m tests.fuzz.run --seconds $(FUZZ_SECONDS) --out out/fuzz $(FUZZ_TARGETS)
+
+# Takes away one defence after the other and shows that the test named for it in tests/mutants/table fails.
+mutants: $(VENV)/.dev
+	$(BIN)/python -m tests.mutants.run
 
 bench: $(VENV)/.dev
 	@mkdir -p .benchmarks

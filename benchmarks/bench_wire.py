@@ -1,6 +1,6 @@
 """Bytes that one site sends up in one round, per value of its update, beside Flower's and plaintext bfloat16.
 
-Counted from encoded messages: the heads of all five replies and 8 bytes for each masked word. "As a message" is
+Counted from encoded messages: the heads of all six replies and 8 bytes for each masked word. "As a message" is
 the protobuf in which Flower would carry them, for both. Plaintext bfloat16 is 2 bytes per value, Flower's SecAgg+
 an int64 each.
 """
@@ -26,7 +26,7 @@ SIZES = (1_000_000, 4_000_000)
 
 
 def replies_of(bits: int, sites: int, weight_cap: int, size: int) -> list[Packet]:
-    """The five replies of the middle site of a whole round.
+    """The six replies of the middle site of a whole round.
 
     The other sites run the same round over 1,000 values, so the replies that hold no vector, which do not depend on
     the number of values, come from there.
@@ -39,7 +39,7 @@ def replies_of(bits: int, sites: int, weight_cap: int, size: int) -> list[Packet
     site = large.middle
     vector = large.give(site, update_of(size, weight=weight_cap)).handle(large.server.requests()[site])
     replies = small.replies[site]
-    assert len(replies) == 5 and len(replies[2].head) == len(vector.head)
+    assert len(replies) == 6 and len(replies[2].head) == len(vector.head)
     return [*replies[:2], vector, *replies[3:]]
 
 

@@ -12,7 +12,7 @@ from secagg.config import Policy, RoundContext
 from secagg.masked.client import MaskedClient
 from secagg.masked.server import MaskedServer
 from secagg.masked.states import Fresh
-from secagg.session import InMemory, Metrics, Packet, Update
+from secagg.session import Archive, InMemory, Metrics, Packet, Update, Words
 from tests.sim import Consortium, Dice
 
 POLICY = Policy(largest_weight=1 << 20)
@@ -29,12 +29,14 @@ def update_of(size: int, seed: int = 0, weight: int = 1) -> Update:
 class MaskedRound:
     """One attempt of n sites that hold no update yet; the same arguments give the same keys and messages."""
 
-    def __init__(self, n: int, size: int, bits: int = 8, weight_cap: int = 1) -> None:
+    def __init__(self, n: int, size: int, bits: int = 8, weight_cap: int = 1, archive: Archive | None = None) -> None:
+        """archive: where the server keeps masked vectors; in memory if it is not given."""
+        self.archive = archive or InMemory()
         self.consortium = Consortium(n)
         manifest = self.consortium.manifest(size, bits=bits, weight_cap=weight_cap, first_range_q40=RANGE_Q40)
         self.context: RoundContext = self.consortium.context(manifest)
         self.site_context = replace(self.context, cohort=())  # the cohort is the server's word
-        self.server = MaskedServer(self.context, self.consortium.server_keys, InMemory())
+        self.server = MaskedServer(self.context, self.consortium.server_keys, self.archive)
         self.clients = {name: self._client(name) for name in self.names}
         self.replies: dict[str, list[Packet]] = {name: [] for name in self.names}
 
@@ -64,11 +66,16 @@ class MaskedRound:
         self.replies[site].append(Packet(reply.head))
         return reply
 
-    def give(self, site: str, update: Update | None, state: bytes | None = None) -> MaskedClient:
-        """The site's session with this update, restored from `state` or from where it stands."""
+    def give(
+        self, site: str, update: Update | None, state: bytes | None = None, sent: Words | None = None
+    ) -> MaskedClient:
+        """The site's session with this update, restored from `state` or from where it stands.
+
+        sent: the masked words it sent; the check of the sum asks for them.
+        """
         blob = self.clients[site].to_bytes() if state is None else state
         keys = self.consortium.keys[site]
-        return MaskedClient.restored(self.site_context, keys, POLICY, blob, update, os.urandom)
+        return MaskedClient.restored(self.site_context, keys, POLICY, blob, update, os.urandom, sent)
 
 
 @cache

@@ -1,23 +1,25 @@
 """One role of a masked round over a very long vector, in a process of its own, and the memory it took.
 
-    python -m benchmarks.streaming_role FOLDER SITES SIZE {site NAME | server | open NAME}
+    python -m benchmarks.streaming_role FOLDER SITES SIZE {site NAME | server | check NAME | open | audit}
 
 Prints JSON: bytes of the process after its imports, bytes of its input, bytes at its peak. The roles are run one
-after the other over one folder: every site, then the server, then a site that opens the sum. Whatever a role did
-not do itself it replays: sessions of this benchmark draw from a fixed seed, so every process sees one round.
+after the other over one folder: every site, then the server, which has every site answer the check in a process of
+its own, then a site that opens the sum, and an auditor. Whatever a role did not do itself it replays: sessions of
+this benchmark draw from a fixed seed, so every process sees one round.
 """
 
 from __future__ import annotations
 
 import json
 import resource
+import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.consortium import MaskedRound, update_of
 from fedclient.packets import encode_packet
+from fedclient.transcript import FolderArchive, read_words
+from secagg.masked.audit import audit_aggregate
 from secagg.masked.opening import open_aggregate
 from secagg.session import Packet
 
@@ -45,15 +47,35 @@ def mask(folder: Path, masked: MaskedRound, name: str, size: int) -> int:
     return update.values.nbytes
 
 
-def serve(folder: Path, masked: MaskedRound) -> int:
+def serve(folder: Path, masked: MaskedRound, arguments: list[str]) -> int:
     """All of the server's round, vectors arriving one at a time; it has no input but those."""
     masked.until("mask")
     masked.server.receive((name, _load(folder, name)) for name in masked.names)
     for name in masked.names:
         masked.clients[name] = masked.give(name, None, (folder / f"{name}.state").read_bytes())
-    masked.until("done")
+    masked.until("check")
+    for name, request in masked.server.requests().items():
+        _save(folder, "record", request)
+        (folder / f"{name}.state").write_bytes(masked.clients[name].to_bytes())
+    masked.server.receive((name, _checked(folder, arguments, name)) for name in masked.names)
     _save(folder, "aggregate", masked.server.result().payload)
     return 0
+
+
+def _checked(folder: Path, arguments: list[str], name: str) -> Packet:
+    """A site's projections, made by a process of its own so that its memory is not the server's."""
+    command = [sys.executable, "-m", "benchmarks.streaming_role", *arguments, "check", name]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    (folder / f"{name}.check.json").write_bytes(done.stdout)
+    return Packet((folder / f"{name}.projections.head").read_bytes())
+
+
+def check(folder: Path, masked: MaskedRound, name: str) -> int:
+    """A site's answer to the check; its input is the words it had sent, read back from its disk."""
+    sent = read_words(folder / f"{name}.words")
+    client = masked.give(name, None, (folder / f"{name}.state").read_bytes(), sent)
+    _save(folder, f"{name}.projections", client.handle(Packet((folder / "record.head").read_bytes())))
+    return sent.nbytes
 
 
 def open_sum(folder: Path, masked: MaskedRound) -> int:
@@ -64,6 +86,14 @@ def open_sum(folder: Path, masked: MaskedRound) -> int:
     return 0 if aggregate.words is None else aggregate.words.nbytes
 
 
+def audit(folder: Path, masked: MaskedRound) -> int:
+    """What the vectors say of the sum; gives the bytes of the sum, its input beside the archive."""
+    aggregate = _load(folder, "aggregate")
+    found = audit_aggregate(masked.site_context, aggregate, masked.archive)
+    assert (found.wrong_words, found.missing, found.false) == (0, (), ())
+    return 0 if aggregate.words is None else aggregate.words.nbytes
+
+
 def _save(folder: Path, name: str, packet: Packet) -> None:
     (folder / f"{name}.head").write_bytes(packet.head)
     if packet.words is not None:
@@ -71,15 +101,27 @@ def _save(folder: Path, name: str, packet: Packet) -> None:
 
 
 def _load(folder: Path, name: str) -> Packet:
-    return Packet((folder / f"{name}.head").read_bytes(), np.fromfile(folder / f"{name}.words", np.uint64))
+    return Packet((folder / f"{name}.head").read_bytes(), read_words(folder / f"{name}.words"))
+
+
+def _archive(folder: Path) -> FolderArchive:
+    """The server's, on disk: only what is at hand is in memory."""
+    (folder / "vectors").mkdir(exist_ok=True)
+    return FolderArchive(folder / "vectors", lambda act, path, error: error)
 
 
 def main(folder: Path, sites: int, size: int, role: str, name: str = "") -> None:
     """Plays the role and prints what it took."""
     baseline = peak_bytes()
-    masked = MaskedRound(sites, size)
-    roles = {"server": lambda: serve(folder, masked), "open": lambda: open_sum(folder, masked)}
-    given = roles[role]() if role in roles else mask(folder, masked, name, size)
+    masked = MaskedRound(sites, size, archive=_archive(folder))
+    roles = {
+        "site": lambda: mask(folder, masked, name, size),
+        "server": lambda: serve(folder, masked, [str(folder), str(sites), str(size)]),
+        "check": lambda: check(folder, masked, name),
+        "open": lambda: open_sum(folder, masked),
+        "audit": lambda: audit(folder, masked),
+    }
+    given = roles[role]()
     print(json.dumps({"baseline": baseline, "input": given, "peak": peak_bytes()}))
 
 

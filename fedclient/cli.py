@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+from click.core import ParameterSource
 from filelock import FileLock, Timeout
 
 from fedclient.settings import LocalError
@@ -44,14 +45,27 @@ class Precision(StrEnum):
 
 app = new_app("Take part in a federation as one site: train on local data, share only masked updates.")
 
+
+class Fedclient(typer.core.TyperGroup):
+    """A command with options of its own, of which the commands beside it need none."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        """Asks for the required options unless another command comes first."""
+        if args and args[0] in self.commands:
+            for parameter in self.params:
+                parameter.required = False
+        return super().parse_args(ctx, args)
+
+
 EPILOG = (
     "Example: fedclient --site hospital-a --data ./notes.jsonl --server fed.example.org:8443 "
     "--ca ca.pem --roster roster.json"
 )
 
 
-@app.command(epilog=EPILOG)
+@app.callback(cls=Fedclient, invoke_without_command=True, epilog=EPILOG)
 def fedclient(
+    context: typer.Context,
     site: Annotated[str, typer.Option(help="This site's name, as in `fedkeys init NAME`.")],
     server: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where fedserver listens.")],
     roster: Annotated[Path, typer.Option(help="The roster that the consortium's root signed.")],
@@ -76,6 +90,9 @@ def fedclient(
     passphrase_file: FromFile = None,
 ) -> None:
     """Connect, train when asked, and write the federated adapter when the session ends."""
+    if context.invoked_subcommand is not None:
+        _require_none_given(context)
+        return
     _require_address(server)
     from fedclient.learner import LearnerOptions, LoraLearner, load_records
     from fedclient.policy import POLICY_FILE, load_policy
@@ -100,6 +117,57 @@ def fedclient(
         )  # fmt: skip
         _serve(member, keys, server, ca or keys.home / CA_FILE, retry_for)
     typer.echo(str(out))
+
+
+@app.command("verify-round")
+def verify_round(
+    home: Annotated[Path, typer.Argument(metavar="HOME", help="The site's key folder.")],
+    named: Annotated[str, typer.Argument(metavar="N", help="The round, or all.")],
+    session: Annotated[str, typer.Option(metavar="ID", help="The session, or how its name begins.")] = "",
+    vectors: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A copy of the server's OUT/state/rounds."),
+    ] = None,
+    roster: Annotated[Path | None, typer.Option(help="The roster that the session must have been held with.")] = None,
+) -> None:
+    """Check a finished round again: everything this site keeps of it, and the sum if the masked vectors are given.
+
+    \b
+    Example, at a site:
+      fedclient verify-round ~/.local/share/secagg-lora/hospital-a all
+    """
+    from fedclient.audit import read_fixed, unwritable, vectors_in
+    from fedclient.transcript import Transcript
+    from fedclient.verifying import (
+        require_roster_in,
+        require_session,
+        rounds_named,
+        session_in,
+        show_fixed,
+        verify_and_show,
+    )
+    from keys.pin import pinned_root
+    from keys.public import require_roster
+
+    transcript = Transcript(session_in(home, session), unwritable)
+    fixed = read_fixed(transcript)
+    require_session(transcript, fixed)
+    require_roster(fixed.roster, pinned_root(home), now=0)
+    if roster is not None:
+        require_roster_in(roster, fixed)
+    rounds = rounds_named(named, transcript)
+    show_fixed(fixed, "the one that this site trusts")
+    if not verify_and_show(transcript, fixed, rounds, transcript.vectors if vectors is None else vectors_in(vectors)):
+        notice("to have the sum made again word by word: ask the server's administrator for a copy of OUT/state/rounds")
+        notice("and give it with --vectors; it shows nothing that this site does not know, but who sent wrong bytes")
+
+
+def _require_none_given(context: typer.Context) -> None:
+    """Raises BadParameter for an option that stands before another command and would be ignored."""
+    for name in context.params:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            option = "--" + name.replace("_", "-")
+            raise typer.BadParameter(f"cannot be given with {context.invoked_subcommand}", param_hint=option)
 
 
 def _require_address(server: str) -> None:

@@ -149,6 +149,8 @@ def explain(error: httpx.HTTPError | ValueError, connection: Connection) -> Conn
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return _explain_certificate(cause, connection)
+        if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+            break  # cut in the middle of a handshake: a proxy without its server, a network that drops
         if isinstance(cause, ssl.SSLError):
             return ConnectionFailed(
                 f"{connection.server} does not speak TLS 1.3",

@@ -93,6 +93,7 @@ class Fleet:
 
     def activate(self) -> int:
         """The id of this site's node, which is online from now on."""
+        self._unconfirmed.clear()  # they name the node of before: a server that was started anew refuses each
         request = ActivateNodeRequest(public_key=self._public_key, heartbeat_interval=HEARTBEAT_S)
         return int(self._client.ActivateNode(request).node_id)
 

@@ -97,6 +97,7 @@ def decode_packet(content: RecordDict, *, max_words: int) -> Packet:
 
     max_words: the longest vector the caller expects; 0 allows none. The words are a read-only view.
     """
+    _require_records(content)
     return _decode(content, HEAD, WORDS, set(content), max_words)
 
 
@@ -105,6 +106,7 @@ def decode_packets(content: RecordDict, *, max_words: int, max_packets: int = MA
 
     max_words bounds each vector, max_packets their number.
     """
+    _require_records(content)
     heads = [name for name in content if name.startswith(f"{HEAD}.")]
     if not 1 <= len(heads) <= min(max_packets, MAX_PACKETS):
         raise Malformed("the message holds too many packets or none")
@@ -116,6 +118,7 @@ def decode_packets(content: RecordDict, *, max_words: int, max_packets: int = MA
 
 def decode_answer(content: RecordDict, *, max_words: int) -> Packet | SiteRefusal:
     """What a site answered: a packet or a refusal. Raises Malformed."""
+    _require_records(content)
     if REFUSAL not in content:
         return decode_packet(content, max_words=max_words)
     record = content[REFUSAL]
@@ -125,6 +128,12 @@ def decode_answer(content: RecordDict, *, max_words: int) -> Packet | SiteRefusa
     if not isinstance(code, str) or not isinstance(site, str):
         raise Malformed("the refusal's code and site must be text")
     return SiteRefusal(code, site)
+
+
+def _require_records(content: object) -> None:
+    """Raises Malformed for another of Flower's objects, which its parser lets stand in the content's place."""
+    if not isinstance(content, RecordDict):
+        raise Malformed("the message's content is not a dict of records")
 
 
 def _encode(packet: Packet, head: str, words: str, shared: SharedArrays | None) -> dict[str, Record]:

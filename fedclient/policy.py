@@ -31,7 +31,7 @@ def load_policy(path: Path) -> Policy:
         return Policy()
     try:
         plain = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # tomllib's own, and Python's for numbers of 5,000 digits
         raise PolicyError(f"{path} is not TOML: {error}", _WHERE) from None
     return Policy(**{name: _value(path, name, value) for name, value in plain.items()})
 
@@ -53,7 +53,7 @@ def _value(path: Path, name: str, value: Any) -> Any:
         if type(value) is not list or not all(type(each) is str for each in value):
             raise PolicyError(f"{path}: {name} is not a list of texts", _WHERE)
         return tuple(value) if name == "schemes" else tuple(_digest(path, each) for each in value)
-    raise PolicyError(f"{path}: there is no rule {name}", _WHERE)
+    raise PolicyError(f"{path}: there is no rule {name[:40]!r}", _WHERE)
 
 
 def _digest(path: Path, text: str) -> bytes:

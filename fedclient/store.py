@@ -333,15 +333,24 @@ class AnswerLog:
             )
         whole, _, torn = rest.rpartition(b"\n")
         for line in whole.split(b"\n") if whole else ():
-            try:
-                self.ledger = Ledger(self.ledger.session, Answer.decode(bytes.fromhex(line.decode("ascii"))))
-            except (Malformed, ValueError):
-                raise _damaged(self._path) from None
+            self.ledger = Ledger(self.ledger.session, self._answer(line))
         self._length = len(content) - len(torn)  # a torn line was cut short, so its reply never left
+
+    def _answer(self, line: bytes) -> Answer:
+        """The answer in one line. Raises StoreError unless it is of this session and later than the one before."""
+        try:
+            answer = Answer.decode(bytes.fromhex(line.decode("ascii")))
+        except (Malformed, ValueError):
+            raise _damaged(self._path) from None
+        last = self.ledger.last
+        is_later = last is None or _order(last) < _order(answer)
+        if _line(answer) != line + b"\n" or answer.session != self.ledger.session or not is_later:
+            raise _damaged(self._path)
+        return answer
 
     def append(self, line: Answer) -> None:
         """Adds one line, durably. Raises StoreError, and then the answer must not be given."""
-        content = line.encode().hex().encode() + b"\n"
+        content = _line(line)
         try:
             with self._path.open("r+b") as file:
                 file.truncate(self._length)  # what an append that failed left behind
@@ -353,6 +362,14 @@ class AnswerLog:
             raise _failed("write", self._path, error) from None
         self._length += len(content)
         self.ledger = Ledger(self.ledger.session, line)
+
+
+def _line(answer: Answer) -> bytes:
+    return answer.encode().hex().encode() + b"\n"
+
+
+def _order(answer: Answer) -> tuple[int, int, int]:
+    return answer.round, answer.attempt, answer.stage
 
 
 def _files(folder: Path, *kinds: tuple[str, ...]) -> list[Path]:

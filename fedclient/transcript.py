@@ -33,6 +33,7 @@ _NEXT: Final = ".next"
 _HELD: Final = "held.json"
 _PRIVATE: Final = 0o600
 _PRIVATE_FOLDER: Final = 0o700
+_NOT_OURS: Final = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)  # any JSON
 
 Failed = Callable[[str, Path, OSError], Exception]  # (what was tried, where, why) -> what to raise
 
@@ -108,7 +109,7 @@ class Transcript:
             if named["round"] != round_:
                 return None
             return int(named["attempt"]), bytes.fromhex(named["blob"]), FolderArchive(beside / VECTORS, self._failed)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, *_NOT_OURS):
             return None
 
     def save(self, round_: int, attempt: int, contributors: Sequence[str], aggregate: Packet) -> None:
@@ -147,10 +148,18 @@ class Transcript:
 
     def attempt(self, round_: int) -> int:
         """The attempt in which a finished round was made. Raises Damaged."""
+        return self._noted(round_)[0]
+
+    def contributors(self, round_: int) -> tuple[str, ...]:
+        """The survivors that were noted when a finished round was kept. Raises Damaged."""
+        return self._noted(round_)[1]
+
+    def _noted(self, round_: int) -> tuple[int, tuple[str, ...]]:
         path = self._round(round_) / "round.json"
         try:
-            return int(json.loads(path.read_text())["attempt"])
-        except (OSError, ValueError, KeyError, TypeError):
+            noted = json.loads(path.read_text())
+            return int(noted["attempt"]), tuple(map(str, noted["contributors"]))
+        except (OSError, *_NOT_OURS):
             raise Damaged(path) from None
 
     def vectors(self, round_: int) -> FolderArchive:
@@ -233,7 +242,7 @@ def _layout(content: bytes) -> Layout:
     try:
         tensors = json.loads(content)
         return Layout(tuple((str(name), tuple(int(extent) for extent in shape)) for name, shape in tensors))
-    except (ValueError, TypeError):
+    except _NOT_OURS:
         raise Malformed("not a layout") from None
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from pathlib import Path
+from typing import Final
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -22,6 +25,7 @@ from keys.server import load_server
 PLAN = "plan"  # run-config key: path of the plan file
 EVENTS = "events.jsonl"
 STATE = "state"
+LOOK_S: Final = 0.2
 
 app = ServerApp()
 
@@ -29,17 +33,41 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Runs one session and writes its result; a failure goes to the journal and ends the run as failed."""
+    _end_with_parent()
     plan = _plan(str(context.run_config[PLAN]))
     journal = Journal(Path(plan.out) / EVENTS)
     try:
         _run(plan, grid, journal)
     except (ServerError, KeyFileError) as error:
-        journal.write("failed", problem=error.problem, remedy=error.remedy)
         notice(f"fedserver: {error.problem}; {error.remedy}")
+        _tell_failure(journal, error.problem, error.remedy)
         raise
     except Exception as error:
-        journal.write("failed", problem=f"{type(error).__name__}: {error}", remedy="read the ServerApp's log")
+        _tell_failure(journal, f"{type(error).__name__}: {error}", "read the ServerApp's log")
         raise
+
+
+def _tell_failure(journal: Journal, problem: str, remedy: str) -> None:
+    """Writes it to the journal; if the disk does not take that, raises it: Flower's status of the run has it then."""
+    try:
+        journal.write("failed", problem=problem, remedy=remedy)
+    except ServerError:
+        raise RuntimeError(f"{problem}; {remedy}") from None
+
+
+def _end_with_parent() -> None:
+    """Ends this process at once when the one that started it is gone, even by SIGKILL.
+
+    Else it would go on beside the server that `--resume` starts, and write to the same journal and checkpoint.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(LOOK_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def _plan(path: str) -> Plan:

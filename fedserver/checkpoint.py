@@ -10,6 +10,7 @@ from fedserver.plan import ServerError
 from secagg.config import Manifest
 from secagg.errors import Malformed
 from secagg.identity import Roster
+from secagg.lanes import lanes_per_word
 from secagg.session import Aggregate, Packet
 from secagg.vector import Layout
 
@@ -32,7 +33,7 @@ class Checkpoint:
             return None
         try:
             return Manifest.decode(path.read_bytes())
-        except Malformed:
+        except (OSError, Malformed):
             raise ServerError(f"{path} is damaged", "start a new session with another --out") from None
 
     def save_session(self, manifest: Manifest, roster: Roster, layout: Layout) -> None:
@@ -49,7 +50,7 @@ class Checkpoint:
         try:
             used = json.loads(path.read_text()) if path.exists() else {}
             attempt = int(used.get(str(round_), 0)) + 1
-        except (OSError, ValueError, AttributeError, TypeError):
+        except (OSError, ValueError, AttributeError, TypeError, OverflowError, RecursionError):
             raise ServerError(f"{path} is damaged", "start a new session with another --out") from None
         self._transcript.write(path.name, json.dumps(used | {str(round_): attempt}).encode())
         return attempt
@@ -90,6 +91,17 @@ class Checkpoint:
     def size_of(self, round_: int) -> int:
         """Bytes of the aggregate of a finished round. Raises Damaged."""
         return self._transcript.size_of(round_)
+
+
+def disk_bytes(manifest: Manifest, keep_vectors: int = -1) -> tuple[int, int]:
+    """About how many bytes a round's transcript takes, and the whole session's: every sum, and n vectors a round.
+
+    keep_vectors: of how many rounds vectors are kept; -1 = of all.
+    """
+    lanes = lanes_per_word(manifest.quantizer.lane_bits)
+    vector = 8 * -(-manifest.size // lanes)
+    kept = manifest.rounds if keep_vectors < 0 else min(keep_vectors, manifest.rounds)
+    return vector * (len(manifest.sites) + 1), vector * (len(manifest.sites) * kept + manifest.rounds)
 
 
 def _failed(act: str, path: Path, error: OSError) -> ServerError:

@@ -20,11 +20,12 @@ EPILOG: Final = (
     "--listen 0.0.0.0:8443 --out ./out"
 )
 LAST_PORT: Final = 65535
+STATE: Final = "state"  # as in fedserver.app, which loads Flower
 DEFAULT_LISTEN: Final = "127.0.0.1:8443"
 _SITES, _LORA, _TRAINING, _QUANTISING = "Sites", "LoRA", "Training (the same at every site)", "Quantising"
 
 
-@app.command(epilog=EPILOG)
+@app.callback(invoke_without_command=True, epilog=EPILOG)
 def fedserver(
     context: typer.Context,
     secagg: Annotated[
@@ -92,6 +93,9 @@ def fedserver(
     ] = 0.0,
 ) -> None:
     """Wait for the sites of the roster, run the rounds, and write the adapter."""
+    if context.invoked_subcommand is not None:
+        _require_alone(context, context.invoked_subcommand, set())
+        return
     from secagg.errors import Refused
     from secagg.schemes import scheme_named
 
@@ -128,6 +132,32 @@ def fedserver(
     _start(plan, out)
 
 
+@app.command("verify-round")
+def verify_round(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --out of the session, or a copy of its state.")],
+    named: Annotated[str, typer.Argument(metavar="N", help="The round, or all.")],
+    roster: Annotated[Path | None, typer.Option(help="The roster that the session must have been held with.")] = None,
+) -> None:
+    """Make the sum of a finished round again from the masked vectors, and name whoever sent wrong bytes.
+
+    \b
+    Example, at the server:
+      fedserver verify-round ./out all --roster roster.json
+    """
+    from fedclient.audit import read_fixed, unwritable
+    from fedclient.transcript import Transcript
+    from fedclient.verifying import require_roster_in, rounds_named, show_fixed, verify_and_show
+
+    transcript = Transcript(folder / STATE if (folder / STATE).is_dir() else folder, unwritable)
+    fixed = read_fixed(transcript)
+    if roster is not None:
+        require_roster_in(roster, fixed)
+    rounds = rounds_named(named, transcript)
+    show_fixed(fixed, "compare it by telephone" if roster is None else f"as in {roster}")
+    if not verify_and_show(transcript, fixed, rounds, transcript.vectors):
+        notice("vectors that are not here were not kept: fedserver --keep-vectors says of how many rounds they are")
+
+
 def _require_alone(context: typer.Context, mode: str, allowed: set[str]) -> None:
     """Raises BadParameter for an option that this mode would ignore."""
     for name in context.params.keys() - allowed:
@@ -137,17 +167,19 @@ def _require_alone(context: typer.Context, mode: str, allowed: set[str]) -> None
 
 def _start(plan: Plan, out: Path) -> None:
     from fedserver.preflight import require_runnable
+    from fedserver.supervise import only_server
 
     host, port = _address(plan.listen)
     require_runnable(plan)
-    _begin(plan, out)
-    _run(plan, host, port)
+    with only_server(out):
+        _begin(plan, out)
+        _run(plan, host, port)
 
 
 def _resume(out: Path, listen: str) -> None:
     from fedserver.checkpoint import Checkpoint
     from fedserver.preflight import require_runnable
-    from fedserver.supervise import PLAN_FILE, STATE
+    from fedserver.supervise import PLAN_FILE, STATE, only_server
 
     if not (out / PLAN_FILE).exists():
         raise ServerError(f"{out} holds no session", "start one without --resume")
@@ -158,7 +190,8 @@ def _resume(out: Path, listen: str) -> None:
         _tell_where(out)
         return
     require_runnable(plan)
-    _run(plan, host, port)
+    with only_server(out):
+        _run(plan, host, port)
 
 
 def _begin(plan: Plan, out: Path) -> None:
@@ -169,7 +202,6 @@ def _begin(plan: Plan, out: Path) -> None:
     if (out / PLAN_FILE).exists() and Checkpoint(out / STATE).manifest() is not None:
         raise ServerError(f"{out} holds a session already", "go on with --resume, or choose another --out")
     try:
-        out.mkdir(parents=True, exist_ok=True)
         plan.save(out / PLAN_FILE)
     except OSError as error:
         raise ServerError(f"cannot write {out}: {error.strerror}", "choose another --out") from None

@@ -16,6 +16,7 @@ from typing import Final
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
+from google.protobuf.message import DecodeError
 
 from fedclient.packets import SharedArrays, SiteRefusal, decode_answer, encode_packet
 from fedserver.traffic import Traffic
@@ -31,6 +32,9 @@ SLOWEST_LOOK_S: Final = 0.05  # after two quiet seconds, as while sites train
 UNSEEN_POLL_S: Final = 1.0  # a poll that no traffic called for: a site that went away uploads nothing
 SLOWEST_UNSEEN_S: Final = 10.0
 LEAST_GAP_S: Final = 0.01  # between two polls, over all sites
+_UNREADABLE: Final = (  # what Flower's parser raises over a reply that is none, depending on its bytes
+    ArithmeticError, AssertionError, AttributeError, DecodeError, LookupError, RecursionError, TypeError, ValueError,
+)  # fmt: skip
 GONE_CODES: Final = frozenset({3, 4, 5})  # flwr.app.Error.code: no such message, no reply, node not connected
 
 Answer = Packet | SiteRefusal
@@ -88,7 +92,10 @@ def exchange(
 def _arrivals(
     grid: Grid, waiting: Mapping[str, str], deadline: float, bell: _Bell | None
 ) -> Iterator[tuple[str, list[Message]]]:
-    """What Flower returns for each site's message id, as it returns it. Raises what a pull raised."""
+    """What Flower returns for each site's message id, as it returns it; nothing for a reply that it cannot read.
+
+    Raises what a pull raised if that is no reply's fault.
+    """
     arrived: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
     over = threading.Event()
     least_s = LEAST_GAP_S * len(waiting)
@@ -121,6 +128,9 @@ def _watch(grid: Grid, asked: tuple[str, str], pauses: Iterator[None], arrived: 
             if replies := list(grid.pull_messages([message_id])):
                 arrived.put((site, replies))
                 return
+    except _UNREADABLE as error:
+        logger.warning("the reply of %s is no message: %s", site, type(error).__name__)
+        arrived.put((site, []))
     except Exception as error:  # noqa: BLE001 - raised again in the thread that runs the exchange
         arrived.put((site, error))
 
@@ -182,6 +192,8 @@ class _Bell:
 
 def _read(site: str, node: int, replies: list[Message], max_words: int) -> Answer | None:
     """The site's answer, or None if the reply is not from the node that was asked."""
+    if not replies:
+        return SiteRefusal("malformed")
     reply = replies[0]
     if reply.has_error():
         return SiteRefusal("gone" if reply.error.code in GONE_CODES else "error")

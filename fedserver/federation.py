@@ -13,7 +13,7 @@ import numpy as np
 
 from fedclient.packets import MAX_PACKETS, SiteRefusal
 from fedclient.transcript import Damaged
-from fedserver.checkpoint import Checkpoint
+from fedserver.checkpoint import Checkpoint, disk_bytes
 from fedserver.enrolment import Enrolment
 from fedserver.journal import Journal
 from fedserver.link import Link
@@ -31,6 +31,7 @@ from secagg.vector import Layout, Vector
 
 GATHER_POLL_S: Final = 0.2
 CATCH_UP_BYTES: Final = 512 << 20  # of missed aggregates in one message, and in memory at a time
+MUCH_DISK: Final = 10**9  # bytes of a session's transcript, from which on its operator is told
 ANOTHER_ADAPTER: Final = "another-adapter"  # in the journal only: a site computed another adapter than the rest
 
 Past = Mapping[int, tuple[int, Packet]]  # round -> attempt in which its aggregate was made, the aggregate
@@ -65,6 +66,7 @@ class Federation:
         if manifest is None:
             manifest = self._enrolment.propose(self._link.sites())
             self._checkpoint.save_session(manifest, self._roster, self._enrolment.layout(manifest))
+            self._say_disk(manifest)
         self._admit(manifest)
         position = self._recall(manifest)
         self._end_held(manifest, position)
@@ -75,6 +77,11 @@ class Federation:
         if card is None:
             raise ServerError("no site described its adapter", "start the sites, then fedserver --resume")
         return Result(manifest.rounds, card.layout(), self._adapter)
+
+    def _say_disk(self, manifest: Manifest) -> None:
+        a_round, session = disk_bytes(manifest, self._plan.keep_vectors)
+        if session > MUCH_DISK:
+            self._journal.write("transcript", bytes_round=a_round, bytes_session=session)
 
     # ------------------------------------------------------------------ sites come and go
 
@@ -153,9 +160,9 @@ class Federation:
         if held is None or position is None:
             return
         attempt, blob, archive = held
-        context = RoundContext(manifest, self._roster, position.header(manifest, attempt))
         account, started = Account(), time.monotonic()
         try:
+            context = RoundContext(manifest, self._roster, position.header(manifest, attempt))
             session = scheme_named(manifest.scheme).resume(context, self._keys, archive, blob)
         except (SecAggError, Damaged):
             return  # as if nothing had been held: sites that released shares will refuse another attempt

@@ -76,6 +76,13 @@ class View:
     def _on_loaded(self, event: dict[str, Any]) -> None:
         self._answer(event["site"])
 
+    def _on_transcript(self, event: dict[str, Any]) -> None:
+        a_round, session = event["bytes_round"] / 1e9, event["bytes_session"] / 1e9
+        self.line(
+            f"the transcript takes {a_round:.2g} GB a round and {session:.3g} GB on disk at the end; "
+            "--keep-vectors bounds it"
+        )
+
     def _on_resumed(self, event: dict[str, Any]) -> None:
         self.line(f"resuming after round {event['rounds']}")
 

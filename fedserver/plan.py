@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -14,6 +14,7 @@ from secagg.wire import MAX_SITES
 MOST_WEIGHT: Final = 1 << 20
 MOST_MODEL: Final = 512  # bytes of a setting in the manifest
 MONTH_S: Final = 31 * 86_400.0
+_PLAIN: Final[dict[str, tuple[type, ...]]] = {"str": (str,), "int": (int,), "bool": (bool,), "float": (float, int)}
 
 
 class ServerError(LocalError):
@@ -90,11 +91,20 @@ class Plan:
     def load(cls, path: Path) -> Self:
         """The plan that `save` wrote. Raises ServerError."""
         try:
-            plain = json.loads(path.read_text())
+            plain = json.loads(path.read_text(encoding="utf-8"))
+            wrong = [each.name for each in fields(cls) if not _fits(plain.get(each.name, each.default), str(each.type))]
+            if wrong:
+                raise TypeError(f"{wrong[0]} is missing or has the wrong type")
             plain["lora"] = LoraSettings.from_plain(plain["lora"])
             plain["training"] = TrainingSettings.from_plain(plain["training"])
             return cls(**plain)
         except ServerError:
             raise
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ServerError(f"{path} is not a plan: {error}", "start fedserver without --resume") from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            problem = " ".join(f"{path} is not a plan: {error}".split())
+            raise ServerError(problem, "start fedserver without --resume") from None
+
+
+def _fits(value: object, kind: str) -> bool:
+    """Whether a value of the JSON may stand in a field of this type; groups of settings look at their own."""
+    return kind not in _PLAIN or type(value) in _PLAIN[kind]

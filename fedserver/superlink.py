@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -34,6 +35,7 @@ STOP_S: Final = 5.0
 HEALTH_POLL_S: Final = 0.05
 RUN_POLL_S: Final = 0.5
 LOG_TAIL_LINES: Final = 12
+COLOURS: Final = re.compile(r"\x1b\[[0-9;]*m")  # Flower logs in colour
 PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 # Runs `command` so that the kernel ends it when the thread that started it ends, even by SIGKILL.
@@ -262,9 +264,10 @@ class SuperLink:
     def _failure(self, name: str, problem: str) -> SuperLinkFailed:
         log = self._log(name)
         with suppress(OSError):
-            lines = log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
+            plain = COLOURS.sub("", log.read_text(errors="replace")).splitlines()
+            lines = [line for line in plain if not line.startswith("INFO")][-LOG_TAIL_LINES:]
             problem = "\n".join([problem, *(f"  {line}" for line in lines)])
-        return SuperLinkFailed(problem, f"read {log}, and start fedserver again")
+        return SuperLinkFailed(problem, f"read {log}, then go on with fedserver --resume")
 
 
 def _environment(work: Path, pythonpath: Sequence[Path]) -> dict[str, str]:

@@ -9,6 +9,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from filelock import FileLock, Timeout
+
 from fedserver.app import EVENTS, PLAN, STATE
 from fedserver.gateway import Gateway
 from fedserver.journal import read_events
@@ -19,9 +21,10 @@ from keys.public import node_keys, read_roster, require_roster
 from keys.server import TLS_FOLDER, TlsPaths, load_tls
 from keys.tls import issue_tls
 
-__all__ = ["PLAN_FILE", "STATE", "own_tls", "supervise", "terminated_as_exit"]
+__all__ = ["PLAN_FILE", "STATE", "only_server", "own_tls", "supervise", "terminated_as_exit"]
 
 PLAN_FILE: Final = "plan.json"
+LOCK: Final = "fedserver.lock"
 WORK: Final = "run"  # Flower's own files of this start: logs, loopback certificate
 LOOK_S: Final = 0.1
 STATUS_EVERY_S: Final = 3.0
@@ -29,6 +32,23 @@ SERVER_APP: Final = "fedserver.app:app"
 CLIENT_APP: Final = "fedclient.app:app"
 
 OnEvent = Callable[[dict[str, Any]], None]
+
+
+@contextmanager
+def only_server(out: Path) -> Iterator[None]:
+    """Holds the folder's lock, until the end of the process at the latest. Raises ServerError if another has it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / LOCK, mode=0o600)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ServerError(f"another fedserver is running with --out {out}", "stop that one first") from None
+    except OSError as error:
+        raise ServerError(f"cannot write {out}: {error.strerror}", "choose another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def supervise(

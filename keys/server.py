@@ -78,13 +78,15 @@ def load_tls(folder: Path, now: int) -> TlsPaths:
     for path in (paths.ca, paths.certificate):
         ends = int(read_certificate(path).not_valid_after_utc.timestamp())
         if now > ends:
-            raise KeyFileError(f"the certificate {path} has expired on {date_of(ends)}", _REISSUE)
+            raise KeyFileError(f"the certificate {path} has expired on {date_of(max(0, ends))}", _REISSUE)
     return paths
 
 
 def read_certificate(path: Path) -> x509.Certificate:
     """The one certificate in a PEM file. Raises KeyFileError."""
     try:
-        return x509.load_pem_x509_certificate(read_bounded(path, CERTIFICATE_LIMIT))
-    except ValueError as error:
+        certificate = x509.load_pem_x509_certificate(read_bounded(path, CERTIFICATE_LIMIT))
+        _ = certificate.not_valid_after_utc, certificate.subject  # read only now, and wrong if the file is
+        return certificate
+    except (ValueError, x509.InvalidVersion) as error:
         raise DamagedFile(f"{path} is not a certificate in PEM", "check that this is the file you mean") from error

@@ -70,7 +70,7 @@ def load_authority(folder: Path, now: int) -> Authority:
         key = load_pem_private_key(read_private(path, CERTIFICATE_LIMIT), None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise DamagedFile(f"{path} is not a private key in PEM", "make a new CA, without --ca") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not _is_of(certificate, key):
         raise DamagedFile(f"{path} does not belong to ca.pem", "make a new CA, without --ca")
     if datetime.fromtimestamp(now, UTC) + timedelta(days=CERTIFICATE_DAYS) > certificate.not_valid_after_utc:
         raise KeyFileError(
@@ -78,6 +78,13 @@ def load_authority(folder: Path, now: int) -> Authority:
             "make a new CA, without --ca, and send its ca.pem to every site",
         )
     return Authority(certificate, key)
+
+
+def _is_of(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> bool:
+    try:
+        return certificate.public_key() == key.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        return False
 
 
 def alternative_names(hosts: Sequence[str]) -> list[x509.GeneralName]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -93,6 +93,27 @@ class Mean:
     next_range_q40: int  # quantisation range of the next round, in units of 2^-40
 
 
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What the survivors' own vectors say of a round whose record holds (spec §15.3). Sites stand in ascending order.
+
+    signatures: on the survivor set. secrets: how many were revealed, each the committed one. is_named: the sum is the
+    one that its record names. wrong_words: in how many words the sum is not the vectors' less their masks; None unless
+    every survivor's vector was there, as it was signed.
+    """
+
+    survivors: tuple[str, ...]
+    signatures: int
+    secrets: int
+    missing: tuple[str, ...]  # survivors whose vectors were not there
+    altered: tuple[str, ...]  # survivors whose vectors are not those they signed
+    projected: tuple[str, ...]  # survivors that signed projections of their vectors
+    false: tuple[str, ...]  # those of them whose projections are not of the vectors they signed
+    words: int  # of the sum
+    is_named: bool
+    wrong_words: int | None
+
+
 class ClientSession(Protocol):
     """One site's side of one attempt of one round."""
 
@@ -124,6 +145,9 @@ class Archive(Protocol):
     def get(self, site: str) -> Words:
         """The words that were put."""
 
+    def sites(self) -> Set[str]:
+        """Whose words are here."""
+
 
 class InMemory:
     """An archive for tests and small rounds."""
@@ -138,6 +162,10 @@ class InMemory:
     def get(self, site: str) -> Words:
         """The array."""
         return self._words[site]
+
+    def sites(self) -> Set[str]:
+        """Whose arrays are here."""
+        return self._words.keys()
 
 
 class ServerSession(Protocol):
@@ -207,6 +235,12 @@ class Scheme(Protocol):
 
     def open(self, context: RoundContext, aggregate: Packet, opening: bytes = b"") -> Mean:
         """The mean, after every check a site can make. Raises FaultyServer or Malformed; Sealed without an opening."""
+
+    def audit(self, context: RoundContext, aggregate: Packet, archive: Archive) -> Audit:
+        """What the vectors in the archive, as many as there are, say of the sum. Raises Malformed or by blame.
+
+        It says more than `open` where they are there, and takes its place nowhere. One vector is in memory at a time.
+        """
 
 
 def require_words(packet: Packet, count: int) -> Words:

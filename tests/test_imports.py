@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("secagg", "keys", "fedclient", "fedserver")
 LEARNING = {"torch", "transformers", "peft"}
 PRIVATE_KEY_CODE = "keys.store"
+SHARED = tuple(f"fedclient.{name}" for name in ("audit", "packets", "settings", "transcript", "verifying"))
 DEMO_NUMBERS = "fedclient.demo"  # constants of the demo, for fedserver/demo.py alone
 
 CORE_STDLIB = {
@@ -185,10 +186,9 @@ def test_keys_know_neither_learning_nor_flower() -> None:
     assert [str(each) for each in imports("keys") if top(each.module) in LEARNING | {"flwr"}] == []
 
 
-def test_the_server_takes_packets_settings_and_the_transcript_from_the_client_and_nothing_else() -> None:
-    allowed = ("fedclient.packets", "fedclient.settings", "fedclient.transcript")
+def test_the_server_takes_packets_settings_and_the_transcript_with_its_audit_from_the_client_and_nothing_else() -> None:
     taken = [each for each in imports("fedserver") if top(each.module) == "fedclient"]
-    wrong = {str(each) for each in taken if each.module not in allowed and not _takes_only(each, allowed)}
+    wrong = {str(each) for each in taken if each.module not in SHARED and not _takes_only(each, SHARED)}
     assert wrong <= {f"fedserver/demo.py: {DEMO_NUMBERS}"}
 
 
@@ -221,8 +221,7 @@ def test_a_process_that_loads_the_whole_server_holds_no_learning_and_no_private_
     assert {name for name in loaded if top(name) in LEARNING} == set()
     assert PRIVATE_KEY_CODE not in loaded
     theirs = {name for name in loaded if top(name) == "fedclient"}
-    own = {f"fedclient.{name}" for name in ("packets", "settings", "transcript")}
-    assert theirs <= {"fedclient", *own, DEMO_NUMBERS}
+    assert theirs <= {"fedclient", *SHARED, DEMO_NUMBERS}
 
 
 def test_private_flower_modules_are_used_in_one_file() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from secagg.ckks.client import CkksClient, read_state
 from secagg.ckks.opening import open_aggregate
+from secagg.ckks.payload import KeyAndCiphertext
 from secagg.ckks.server import CkksServer
 from secagg.ckks.states import Opening
 from secagg.config import Policy, RoundContext
 from secagg.errors import Sealed
 from secagg.identity import ServerKeys, SiteKeys
-from secagg.session import Archive, Mean, Packet, Rng, Update, Words
+from secagg.masked.audit import audit_aggregate
+from secagg.session import Archive, Audit, Mean, Packet, Rng, Update, Words
 
 
 class CkksScheme:
@@ -42,6 +44,10 @@ class CkksScheme:
     def resume(self, context: RoundContext, keys: ServerKeys, archive: Archive, blob: bytes) -> CkksServer:
         """The session at the check of the sum. Raises Malformed."""
         return CkksServer(context, keys, archive, blob)
+
+    def audit(self, context: RoundContext, aggregate: Packet, archive: Archive) -> Audit:
+        """What the vectors and ciphertexts say of the sum; it takes no opening. Raises Malformed or by blame."""
+        return audit_aggregate(context, aggregate, archive, KeyAndCiphertext(context))
 
     def opening(self, context: RoundContext, state: bytes) -> bytes:
         """The blind seeds of the round's sites. Raises Malformed."""

@@ -55,10 +55,10 @@ def checked_sum(context: RoundContext, payload: Payload, aggregate: Packet) -> C
     head = MaskedAggregate.decode(aggregate.head)
     record, transcript = head.record, head.record.transcript()
     require_record(context, record)
-    total, attached = _vectors(payload, head, aggregate)
+    total, attached = vectors_beside(payload, head, aggregate)
     if sum_words_digest(context.digest, total) != record.sum_words:
         raise FaultyServer("the sum is not the one that its record names")
-    _require_projections(context, head, transcript)
+    require_projections(context, head, transcript)
     _require_attached(context, record, attached)
     checked = CheckedSum(record, transcript, total[: payload.words], total[payload.words :])
     seed = challenge_seed(context, transcript)
@@ -69,7 +69,7 @@ def checked_sum(context: RoundContext, payload: Payload, aggregate: Packet) -> C
     return checked
 
 
-def _vectors(payload: Payload, head: MaskedAggregate, aggregate: Packet) -> tuple[Words, dict[str, Words]]:
+def vectors_beside(payload: Payload, head: MaskedAggregate, aggregate: Packet) -> tuple[Words, dict[str, Words]]:
     """The sum with its tail, and the vectors of the survivors without projections, by site."""
     projected = {each.site for each in head.projections}
     silent = [each.site for each in head.record.vectors if each.site not in projected]
@@ -81,7 +81,7 @@ def _vectors(payload: Payload, head: MaskedAggregate, aggregate: Packet) -> tupl
     return words[:first], dict(zip(silent, words[first:].reshape(-1, each), strict=True))
 
 
-def _require_projections(context: RoundContext, head: MaskedAggregate, transcript: bytes) -> None:
+def require_projections(context: RoundContext, head: MaskedAggregate, transcript: bytes) -> None:
     """They are of survivors, on this very record, and signed."""
     survivors = {each.site for each in head.record.vectors}
     for each in head.projections:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from secagg.config import Policy, RoundContext
 from secagg.identity import ServerKeys, SiteKeys
+from secagg.masked.audit import audit_aggregate
 from secagg.masked.client import MaskedClient
 from secagg.masked.opening import open_aggregate
 from secagg.masked.params import NAME
 from secagg.masked.server import MaskedServer
 from secagg.masked.states import Fresh
-from secagg.session import Archive, Mean, Packet, Rng, Update, Words
+from secagg.session import Archive, Audit, Mean, Packet, Rng, Update, Words
 
 
 class MaskedScheme:
@@ -50,3 +51,7 @@ class MaskedScheme:
     def open(self, context: RoundContext, aggregate: Packet, opening: bytes = b"") -> Mean:
         """The mean; no site's secret is needed."""
         return open_aggregate(context, aggregate)
+
+    def audit(self, context: RoundContext, aggregate: Packet, archive: Archive) -> Audit:
+        """What the masked vectors say of the sum; no site's secret is needed."""
+        return audit_aggregate(context, aggregate, archive)

@@ -104,7 +104,10 @@ class MaskedServer:
         server = cls(replace(context, cohort=survivors), keys, archive, payload)
         server._vectors = {each.site: each for each in record.vectors}
         for site in survivors:
-            server._add(archive.get(site))
+            words = archive.get(site)
+            if words.shape != (server._payload.words + server._payload.tail_words,):
+                raise Malformed("the archive is not the one the record was made from")
+            server._add(words)
         if server._unmasked(record) != record.sum_words:
             raise Malformed("the archive is not the one the record was made from")
         server._ask_about(record, set(survivors))

@@ -79,3 +79,25 @@ def test_a_refused_plan_says_what_would_do() -> None:
     with pytest.raises(Misuse, match="9 sites must survive"):
         plan(10, dropouts=2, least=9)
     assert plan(10, least=9).dropouts == 1
+
+
+@pytest.mark.parametrize("n", [3, 4, 5, 6, 7, 10, 33, 100])
+def test_one_step_beyond_any_condition_no_thresholds_exist(n: int) -> None:
+    """The honest numbers exist; each condition alone, broken by one, is enough to refuse them."""
+    good = plan(n)
+    assert Thresholds(n, good.colluders, good.dropouts, good.threshold, good.quorum, good.least_survivors) == good
+    c, d, t, q, m = good.colluders, good.dropouts, good.threshold, good.quorum, good.least_survivors
+    beyond = {
+        "two sets of t sites with c in common": (c, d, (n + c) // 2, q, least_survivors(n, c, (n + c) // 2)),
+        "a threshold that the survivors do not reach": (c, 0, n + 1, q, n),
+        "fewer colluders than none": (-1, 0, t, (n - 1) // 2 + 1, max(t, m)),
+        "fewer dropouts than none": (c, -1, t, q, n + 1),
+        "a quorum one too small": (c, d, t, q - 1, m),
+        "a quorum one too large": (c, d, t, q + 1, m),
+        "a survivor fewer than the rule's": (c, d, t, q, m - 1),
+        "more survivors than are left": (c, d, t, q, n - d + 1),
+        "a dropout more than the survivors allow": (c, n - m + 1, t, q, m),
+    }
+    for what, (colluders, dropouts, threshold, quorum, least) in beyond.items():
+        with pytest.raises(Misuse):
+            pytest.fail(f"{what}: {Thresholds(n, colluders, dropouts, threshold, quorum, least)}")

@@ -194,3 +194,15 @@ def test_sites_that_train_are_waited_for_by_one_thread_that_looks_ever_less(tmp_
     assert with_traffic(traffic, polls.append, 2.0) == set()
     assert traffic.looks < 2.0 / LOOK_S / 2
     assert len(polls) <= len(NODES) * 2.0 / UNSEEN_POLL_S
+
+
+def test_two_replies_to_one_request_are_none() -> None:
+    """Nobody could say which of them the site meant."""
+
+    class Twice(FakeGrid):
+        def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+            replies = super().pull_messages(message_ids)
+            return replies * 2 if replies and replies[0].metadata.src_node_id == 2 else replies
+
+    grid = cast(Grid, Twice(echo))
+    assert dict(exchange(grid, NODES, REQUESTS, "query.x", 0.5, max_words=10)).keys() == {"a", "c"}

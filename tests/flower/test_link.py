@@ -6,13 +6,17 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
+from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
-from fedclient.packets import SiteRefusal
+from fedclient.packets import SiteRefusal, decode_packets
 from fedserver import link
 from fedserver.link import FIRST_HELLO_S, HELLO_S, LONGEST_SILENCE_S, SILENCE_S, FlowerLink
+from secagg.enrol import Hello, Here, signed_by
 from secagg.errors import Malformed
+from secagg.identity import SiteKeys
 from secagg.session import Packet
+from tests.sim import Consortium
 
 
 class FakeGrid:
@@ -105,3 +109,32 @@ def test_a_mute_node_that_connects_anew_is_asked_at_once(greetings: Greetings) -
         grid.nodes = nodes
         connected.sites()
     assert [nodes for nodes, _ in greetings.asked] == [{1, 10}, {10}]
+
+
+def test_a_node_is_a_site_only_by_its_signature_over_a_fresh_nonce(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An old answer of the site's, another site's key and another site's name each prove nothing."""
+    consortium, nonces = Consortium(3), []
+    keys = consortium.keys
+
+    def said(kind: int, nonce: bytes) -> Here:
+        site, signer, said_nonce = {
+            1: ("site-01", keys["site-01"], nonce),
+            2: ("site-02", keys["site-02"], bytes(32)),
+            3: ("site-03", SiteKeys("site-03", keys["site-01"].identity), nonce),
+        }[kind]
+        return signed_by(signer, Here(site, said_nonce, bytes(64)))
+
+    def greeted(
+        grid: Grid, nodes: dict[str, int], requests: list[tuple[str, RecordDict]], *_: object, **__: object
+    ) -> Iterator[tuple[str, Packet]]:
+        for name, content in requests:
+            hello = Hello.decode(decode_packets(content, max_words=0)[0].head)
+            nonces.append(hello.nonce)
+            yield name, Packet(said(nodes[name], hello.nonce).encode())
+
+    monkeypatch.setattr(link, "exchange", greeted)
+    reached = FlowerLink(cast(Grid, FakeGrid(1, 2, 3)), consortium.roster)
+    assert reached.sites() == {"site-01"}
+    again = FlowerLink(cast(Grid, FakeGrid(1)), consortium.roster)
+    assert again.sites() == {"site-01"}
+    assert len(set(nonces)) == 2  # one for each time it asks

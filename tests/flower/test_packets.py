@@ -196,3 +196,19 @@ def test_reading_packets_loads_nothing_heavy() -> None:
     heavy = {"torch", "ray", "uvicorn", "fastapi", "sqlalchemy"}
     code = f"import sys, fedclient.packets; print(*{heavy} & set(sys.modules))"
     assert run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"refusal": ConfigRecord({"code": ["error"], "site": ""})},
+        {"refusal": MetricRecord({"code": 1, "site": 2})},
+        {"refusal": array_record()},
+        {"secagg": HEAD, "words": ConfigRecord({"words": b"abc"})},
+        {"secagg": HEAD, "words": MetricRecord({"words": 1})},
+        {"secagg": array_record()},
+    ],
+)
+def test_a_record_of_another_kind_is_malformed_and_nothing_worse(content: dict[str, object]) -> None:
+    with pytest.raises(Malformed):
+        decode_answer(RecordDict(content), max_words=3)

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 
+from keys import pin
 from keys.errors import KeyFileError, RefusedRoster, UntrustedRoot
-from keys.pin import accept_roster, pin_root, pinned_root
+from keys.pin import LOCK_FILE, accept_roster, pin_root, pinned_root
 from keys.public import SitePublic
 from keys.root import first_roster, without_site
 from keys.store import SiteHome, init_site, read_own_public
@@ -104,3 +106,25 @@ def test_a_new_home_is_needed_for_a_new_root_and_works(tmp_path: Path) -> None:
         home = init_site("a", tmp_path / str(index)).home
         pin_root(home, bytes([index]) * 32)
         assert pinned_root(home) == bytes([index]) * 32
+
+
+def test_a_roster_is_accepted_by_one_process_at_a_time(
+    site: SiteHome, roster_of_site: Roster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at the last roster and the writing of the new one, nobody else may do either."""
+    held: list[str] = []
+    real = {name: getattr(pin, name) for name in ("_require_successor", "replace")}
+
+    def noting(name: str) -> Callable[..., None]:
+        def call(*arguments: object) -> None:
+            with pytest.raises(Timeout):
+                FileLock(site.home / LOCK_FILE, timeout=0).acquire()
+            held.append(name)
+            real[name](*arguments)
+
+        return call
+
+    for name in real:
+        monkeypatch.setattr(pin, name, noting(name))
+    accept_roster(site, write(tmp_path / "r", roster_of_site), NOW)
+    assert held == ["_require_successor", "replace"]

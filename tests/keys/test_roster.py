@@ -355,3 +355,13 @@ def test_the_root_key_signs_after_it_was_stored(tmp_path: Path) -> None:
     public = init_root(tmp_path / "root.key")
     roster = first_roster(load_root(tmp_path / "root.key"), "x", PUBLICS, expires=LATER)
     roster.verify(public, NOW)
+
+
+def test_a_roster_that_can_revoke_no_more_keys_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two instead of a thousand, which is the encoding's own limit."""
+    monkeypatch.setattr("keys.root.MOST_REVOKED", 2)
+    roster = first_roster(ROOT, "hospitals", [new_public(name) for name in "abcd"], expires=LATER)
+    for name in "ab":
+        roster = without_site(roster, ROOT, name, NOW)
+    with pytest.raises(RefusedRoster, match="2 revoked keys already"):
+        without_site(roster, ROOT, "c", NOW)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secagg.errors import FaultyPeerOrServer, FaultyServer, FaultySite, Malformed, Refused, SecAggError
+from secagg.masked.graph import challenge_seed
 from secagg.masked.messages import MaskedAggregate, Projections, RoundRecord, masked_words_digest, sum_words_digest
 from secagg.session import Packet, Words
 from secagg.tally import WORDS
@@ -263,3 +264,77 @@ def test_with_projections_a_colluder_gets_no_further_than_with_its_own_vector() 
     round_.scheme.open(round_.site_context, Packet(head.encode(), altered))
     vector = next(each for each in record.vectors if each.site == "site-01")
     assert masked_words_digest(round_.context.digest, shifted) != vector.words  # the audit finds it: spec §15.3
+
+
+# ------------------------------------------------------------------ what the check rests on
+
+
+def test_a_site_projects_no_other_words_than_those_it_signed() -> None:
+    """Its disk gave back others: it refuses, and its words travel from the server's archive."""
+    round_ = scene("check", 7, drop={"mask": ["site-07"]})
+    record = request(round_)
+    assert isinstance(record, RoundRecord)
+    saved, keys = round_.clients["site-02"].to_bytes(), round_.consortium.keys["site-02"]
+    for sent in (round_.archive.get("site-01"), round_.archive.get("site-02")[:-1], None):
+        parts = (round_.site_context, keys, round_.policy, saved, None, bytes, sent)
+        with pytest.raises(Refused, match="words are lost"):
+            round_.scheme.restore(*parts).handle(Packet(record.encode()))  # type: ignore[arg-type]
+    parts = (round_.site_context, keys, round_.policy, saved, None, bytes, round_.archive.get("site-02"))
+    reply = round_.scheme.restore(*parts).handle(Packet(record.encode()))  # type: ignore[arg-type]
+    assert Projections.decode(reply.head) == projections(round_, record, "site-02")
+
+
+def test_the_challenge_is_another_one_for_every_record_and_attempt() -> None:
+    """Were it known before the sum is fixed, a server could choose a false sum that has the same products."""
+    round_, head, words = finished()
+    again = replace(round_.context, header=replace(round_.context.header, attempt=2))
+    records = [head.record.transcript(), forged(words + np.uint64(1)).transcript()]
+    seeds = [challenge_seed(context, record) for context in (round_.context, again) for record in records]
+    assert len(set(seeds)) == 4
+
+
+def test_the_transcript_binds_every_part_of_the_record() -> None:
+    _, head, _ = finished()
+    record = head.record
+    others = [
+        replace(record, header=replace(record.header, attempt=2)), replace(record, sum_words=flipped(record.sum_words)),
+        *[replace(record, **{name: getattr(record, name)[1:]})
+          for name in ("adverts", "statements", "vectors", "signatures", "seeds", "keys")],
+    ]  # fmt: skip
+    assert len({each.transcript() for each in (record, *others)}) == 9
+
+
+def test_a_sum_of_more_than_one_block_is_proved_to_its_end() -> None:
+    """Five lanes to a word: 200,000 values are 40,000 words, and a block has 32,768."""
+    round_ = federation(4, 200_000)
+    packet = round_.run().payload
+    assert packet.words is not None
+    head = MaskedAggregate.decode(packet.head)
+    round_.scheme.open(round_.site_context, packet)
+    for at in (0, 32_767, 32_768, packet.words.size - len(WORDS) - 1):
+        altered = packet.words.copy()
+        altered[at] += np.uint64(1)
+        digest = sum_words_digest(round_.context.digest, altered)
+        with pytest.raises(FaultyServer, match="not that of the survivors' vectors"):
+            round_.scheme.open(round_.site_context, aggregate(round_, replace(head.record, sum_words=digest), altered))
+
+
+def test_a_server_does_not_go_on_with_the_record_of_another_attempt_or_archive() -> None:
+    round_ = scene("check", 7, drop={"mask": ["site-07"]})
+    keys, blob = round_.consortium.server_keys, round_.server.to_bytes()
+    assert round_.scheme.resume(round_.context, keys, round_.archive, blob).phase == "check"
+    again = replace(round_.context, header=replace(round_.context.header, attempt=2))
+    with pytest.raises(Malformed, match="another attempt"):
+        round_.scheme.resume(again, keys, round_.archive, blob)
+    round_.archive.put("site-01", round_.archive.get("site-01") + np.uint64(1))
+    with pytest.raises(Malformed, match="not the one the record was made from"):
+        round_.scheme.resume(round_.context, keys, round_.archive, blob)
+
+
+def test_a_server_does_not_go_on_with_an_archive_whose_vectors_have_another_length() -> None:
+    round_ = scene("check", 7)
+    keys, blob, words = round_.consortium.server_keys, round_.server.to_bytes(), round_.archive.get("site-01")
+    for other in (words[:-1], np.append(words, words[:1]), words[:1]):
+        round_.archive.put("site-01", other)
+        with pytest.raises(Malformed, match="not the one the record was made from"):
+            round_.scheme.resume(round_.context, keys, round_.archive, blob)

@@ -277,6 +277,17 @@ def test_more_liars_than_shares_to_spare_end_the_attempt_without_a_sum() -> None
         round_.server.receive([])
 
 
+def test_the_search_for_liars_ends_although_shares_are_left_to_spare() -> None:
+    """Three of ten lie, and three shares are to spare: told apart they could be, at a cost that grows with n^3."""
+    round_ = exact("masked", 10)
+    liars = ("site-01", "site-04", "site-05")
+    round_.alter_reply = lambda phase, site, packet: (
+        false_shares(round_, site, packet, "seeds") if phase == "unmask" and site in liars else packet
+    )
+    with pytest.raises(FaultySite, match="do not belong together, or more givers lie than can be named"):
+        round_.run()
+
+
 def dealing(n: int, wronged: set[str]) -> Round:
     """A round in which one site deals shares of another seed than it committed to, to the wronged sites."""
     round_ = exact("masked", n)

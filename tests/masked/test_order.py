@@ -16,6 +16,7 @@ from secagg.masked.messages import (
     ShareBundle,
     SurvivorProof,
     SurvivorSet,
+    survivor_set_digest,
 )
 from secagg.masked.states import STATES, Advertised, Checked, Fresh, Masked, Shared, Signed, Spent, decode_state
 from secagg.session import ClientSession, Packet
@@ -161,3 +162,33 @@ def test_a_state_prints_its_name_only(history: tuple[Round, list[bytes], dict[ty
     held = decode_state(saved[3][32:])
     assert isinstance(held, Masked)
     assert repr(held.held[0]) == "HeldShares(...)"
+
+
+def test_what_is_saved_as_a_session_must_be_one_of_its_states(
+    history: tuple[Round, list[bytes], dict[type, Packet]],
+) -> None:
+    round_, saved, messages = history
+    for packet in messages.values():
+        with pytest.raises(Malformed, match="not a state"):
+            replayed(round_, saved[0][:32] + packet.head)
+
+
+def test_the_log_keeps_the_set_and_the_record_that_were_signed_and_whether_shares_left(
+    history: tuple[Round, list[bytes], dict[type, Packet]],
+) -> None:
+    """`evidence` is what a site can show of an answer, `released` what keeps it from a second attempt."""
+    round_, saved, messages = history
+    h3 = survivor_set_digest(round_.context.digest, SurvivorSet.decode(messages[SurvivorSet].head).vectors)
+    record = RoundRecord.decode(messages[RoundRecord].head).transcript()
+    kept = {Signed: h3, Spent: h3, Checked: record}
+    for state, blob in zip(ORDER, saved, strict=True):
+        client = replayed(round_, blob)
+        assert client.evidence == kept.get(state, round_.context.digest)
+        assert client.released == (state in (Spent, Checked))
+
+
+def test_the_words_that_left_are_forgotten_when_nobody_will_ask_for_them_again(
+    history: tuple[Round, list[bytes], dict[type, Packet]],
+) -> None:
+    round_, _, _ = history
+    assert vars(round_.clients[ME])["_sent"] is None

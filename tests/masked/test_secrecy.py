@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pytest
 
-from secagg.errors import Misuse, SecAggError
-from secagg.masked.graph import box_key, neighbour_seeds, pair_seed, self_seed
+from secagg.errors import Malformed, Misuse, SecAggError
+from secagg.masked.graph import box_aad, box_key, neighbour_seeds, pair_seed, self_seed
+from secagg.masked.masks import unmask
 from secagg.masked.messages import (
     MaskedVector,
     SurvivorProof,
     SurvivorSet,
     SurvivorSignature,
     UnmaskShares,
+    key_roster_digest,
+    masked_words_digest,
+    seed_commitment,
+    share_set_digest,
+    sum_words_digest,
     survivor_set_digest,
 )
+from secagg.masked.states import Advertised, HeldShares, Masked, Shared, decode_state
 from secagg.primitives.agreement import public_key
+from secagg.primitives.shamir import combine
 from secagg.session import ClientSession, Metrics, Packet, Update
 from secagg.thresholds import plan
 from tests.masked.stage import flipped, resigned, without
@@ -225,3 +234,118 @@ def test_the_words_that_leave_are_the_words_that_were_signed() -> None:
     with pytest.raises(SecAggError):
         round_.run()
     assert set(round_.server.faults) == set(heads)
+
+
+def dealt_by(round_: Round, dealer: str) -> tuple[Shared, dict[int, HeldShares]]:
+    """The dealer's secrets, and what every site holds of them, by point."""
+    own = decode_state(round_.clients[dealer].to_bytes()[32:])
+    assert isinstance(own, Shared)
+    round_.until("consent")
+    held = {}
+    for site, client in round_.clients.items():
+        state = decode_state(client.to_bytes()[32:])
+        assert isinstance(state, Masked)
+        (held[round_.context.points[site]],) = (each for each in state.held if each.site == dealer)
+    return own, held
+
+
+def test_fewer_shares_than_the_threshold_restore_nothing_that_a_site_dealt() -> None:
+    round_ = federation(7, 8).until("mask")
+    t = round_.context.manifest.threshold
+    own, held = dealt_by(round_, VICTIM)
+    for secret, kind in ((own.mask_secret, "key_share"), (own.seed, "seed_share")):
+        shares = {point: getattr(each, kind) for point, each in held.items()}
+        assert combine(shares, t) == secret
+        for fewer in range(1, t):
+            with suppress(Malformed):  # what is found may exceed 32 bytes
+                assert combine(shares, fewer) != secret
+        assert secret not in {share[1:] for share in shares.values()}
+
+
+def test_no_secret_of_an_attempt_serves_for_two_uses_or_two_attempts() -> None:
+    first = federation(5)
+    again = Round(first.consortium, first.consortium.context(first.context.manifest, attempt=2), first.updates)
+    drawn = []
+    for round_ in (first.until("share"), again.until("share")):
+        for client in round_.clients.values():
+            state = decode_state(client.to_bytes()[32:])
+            assert isinstance(state, Advertised)
+            drawn += [state.share_secret, state.mask_secret, state.seed]
+    assert len(set(drawn)) == len(drawn) == 2 * 5 * 3
+
+
+def test_how_a_value_was_rounded_is_the_sites_secret() -> None:
+    """The same state and update under other random bytes: only the dither of the rounding is drawn from them."""
+    size = 400
+    round_ = federation(5, size).until("mask")
+    saved, request = round_.clients[VICTIM].to_bytes(), round_.server.requests()[VICTIM]
+    keys, update = round_.consortium.keys[VICTIM], round_.updates[VICTIM]
+    sent = []
+    for dice in ("one", "one", "two"):
+        client = round_.scheme.restore(round_.site_context, keys, round_.policy, saved, update, Dice(dice))
+        words = client.handle(request).words
+        assert words is not None
+        sent.append(words)
+    assert sent[0].tobytes() == sent[1].tobytes()
+    apart = np.count_nonzero(sent[0][:-8] != sent[2][:-8])
+    assert apart > sent[0][:-8].size / 2  # a value rounds up or down: a word of five or more rarely stays the same
+
+
+def test_neither_of_a_sites_two_secrets_alone_uncovers_its_vector() -> None:
+    """A vector carries a self mask and pair masks; whoever takes one kind off still sees random words."""
+    round_ = federation(5, 400)
+    own, _ = dealt_by(round_.until("mask"), VICTIM)
+    context, words = round_.context, round_.archive.get(VICTIM)
+    others = [(each.site, each.mask_key) for each in own.adverts if each.site != VICTIM]
+    vector = next(each for each in SurvivorSet.decode(round_.server.requests()[VICTIM].head).vectors)
+    seed = self_seed(context, vector.share_set, VICTIM, own.seed)
+    pairs = neighbour_seeds(context, vector.share_set, own.mask_secret, VICTIM, others)
+    for plus, minus in (((), (seed,)), (pairs.minus, pairs.plus)):
+        left = words.copy()
+        unmask(left, plus, minus)
+        assert_masked(left)
+    left = words.copy()
+    unmask(left, pairs.minus, (seed, *pairs.plus))
+    assert left[-8] == 1  # one site: with both kinds off, it is the site's own tally
+    assert not (left[:-8] >> np.uint64(60)).any()  # and five lanes of 12 bits
+
+
+def assert_masked(words: np.ndarray) -> None:
+    """The four bits above the lanes are random in every word, and so are the words of the tally."""
+    above = (words[:-8] >> np.uint64(60)).astype(int)
+    assert abs(float(above.mean()) - 7.5) < 5 * 4.61 / above.size**0.5  # five standard deviations of a mean
+    assert (words[-8:] > 2**48).all()  # by chance one in 2^13 is not: the dice are the same in every run
+
+
+def test_a_self_mask_and_a_box_key_are_bound_to_the_attempt() -> None:
+    context, h2, secret = federation(5).context, Dice("h2")(32), Dice("secret")(32)
+    again = replace(context, header=replace(context.header, attempt=2))
+    assert self_seed(context, h2, VICTIM, secret) != self_seed(again, h2, VICTIM, secret)
+    assert box_key(context, secret, "site-01", "site-02") != box_key(again, secret, "site-01", "site-02")
+
+
+def test_a_box_is_bound_to_header_key_roster_sender_and_receiver() -> None:
+    """By its associated data alone, whatever its key is bound to."""
+    context, h1 = federation(5).context, Dice("h1")(32)
+    again = replace(context, header=replace(context.header, attempt=2))
+    bound = [
+        box_aad(context, h1, "site-01", "site-02"), box_aad(again, h1, "site-01", "site-02"),
+        box_aad(context, flipped(h1), "site-01", "site-02"), box_aad(context, h1, "site-03", "site-02"),
+        box_aad(context, h1, "site-01", "site-03"), box_aad(context, h1, "site-02", "site-01"),
+    ]  # fmt: skip
+    assert len(set(bound)) == len(bound)
+
+
+def test_every_digest_of_a_round_is_bound_to_attempt_kind_and_content() -> None:
+    context = federation(5).context
+    again = replace(context.header, attempt=2).digest()
+    words = np.arange(10, dtype=np.uint64)
+    one = MaskedVector(VICTIM, bytes(32), bytes(32), bytes(64))
+    lists = (key_roster_digest, share_set_digest, survivor_set_digest)
+    sums = (masked_words_digest, sum_words_digest)
+    found = [digest(header, [each]) for digest in lists for header in (context.digest, again)  # type: ignore[operator]
+             for each in (one, replace(one, words=Dice("w")(32)))]  # fmt: skip
+    found += [digest(header, each) for digest in sums for header in (context.digest, again)
+              for each in (words, words[::-1])]  # fmt: skip
+    found += [seed_commitment(header, seed) for header in (context.digest, again) for seed in (bytes(32), b"b" * 32)]
+    assert len(set(found)) == len(found) == 12 + 8 + 4

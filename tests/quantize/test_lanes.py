@@ -85,3 +85,46 @@ def test_a_bit_above_the_lanes_blames_the_server(lane_bits: int) -> None:
 def test_a_lane_width_outside_the_list_is_refused() -> None:
     with pytest.raises(Misuse):
         words_for(10, 9)
+
+
+def test_a_block_that_is_no_whole_number_of_words_or_does_not_fit_is_our_own_mistake() -> None:
+    out = np.zeros(4, np.uint64)
+    assert pack(np.zeros(4 * 8, np.uint32), 8, out).size == 4
+    for count in (4 * 8 - 1, 4 * 8 + 1, 5 * 8):
+        with pytest.raises(Misuse, match="whole number of words"):
+            pack(np.zeros(count, np.uint32), 8, out)
+
+
+@pytest.mark.parametrize("fields", [(0, 1, 1), (101, 1, 1), (1, 0, 1), (1, 1, 0), (1, 1, 2**52 + 1)])
+def test_a_quantiser_outside_its_limits_does_not_exist(fields: tuple[int, int, int]) -> None:
+    params = QuantizerParams(4, 32, 1, 1, 0)
+    for sites, size, range_q40 in ((1, 1, 1), (100, 1, 2**52)):
+        Quantizer(params, sites, size, range_q40, SEED)
+    with pytest.raises(Misuse, match=r"1\.\.100 sites"):
+        Quantizer(params, *fields, SEED)
+
+
+@pytest.mark.parametrize("length", [0, 32, 47, 49])
+def test_a_rotation_seed_of_another_length_is_refused(length: int) -> None:
+    with pytest.raises(Misuse, match="48 bytes"):
+        Quantizer(QuantizerParams(4, 32, 1, 1, 0), 1, 1, 1, bytes(length))
+
+
+def test_a_sum_of_other_numbers_than_words_is_refused() -> None:
+    """As floats or signed integers, the largest words would be others."""
+    maker = quantizer(10)
+    for kind in (np.int64, np.float64, np.uint32):
+        with pytest.raises(Misuse, match="uint64 words"):
+            maker.open(np.zeros(maker.words, kind), 1)
+
+
+@pytest.mark.parametrize("lane_bits", LANE_BITS)
+def test_lanes_behind_the_last_value_are_zero_in_every_update(lane_bits: int) -> None:
+    """The last block is shorter than the one before it: nothing of that may stand behind its values."""
+    bits, sites = LANES[lane_bits]
+    lanes = lanes_per_word(lane_bits)
+    size = BLOCK_WORDS * lanes + 2 * lanes - 1
+    maker = quantizer(size, bits=bits, sites=sites, scale=0.001)
+    last = words_of(maker, np.ones(size, np.float32))[BLOCK_WORDS:]
+    assert last.size == 2
+    assert unpack(last, lane_bits, np.empty(2 * lanes, np.uint64))[2 * lanes - 1] == 0

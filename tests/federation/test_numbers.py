@@ -1,0 +1,158 @@
+"""What the server proposes follows from the operator's options, or the operator is told which one to change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedclient.settings import LocalError
+from fedserver.enrolment import session_numbers
+from fedserver.link import Answer
+from fedserver.plan import Plan, ServerError
+from secagg.config import Manifest
+from secagg.enrol import Consent, ModelCard, Tensor, signed_by
+from secagg.identity import sign_roster
+from secagg.session import Packet
+from tests.federation.direct import Bench, Where
+
+PLAN = Plan("", "", "", "masked", "toy", 1)
+
+
+def test_a_number_of_colluders_that_no_threshold_bears_is_the_operators_to_change() -> None:
+    assert session_numbers(replace(PLAN, colluders=3), 10)[0].threshold == 7
+    with pytest.raises(ServerError) as ended:
+        session_numbers(replace(PLAN, colluders=8), 10)
+    assert "cannot bear 8 colluders" in ended.value.problem
+    assert "--colluders" in ended.value.remedy
+    with pytest.raises(ServerError) as ended:
+        session_numbers(replace(PLAN, bits=20, weight_cap=1 << 20), 10)
+    assert "exceed the widest lane" in ended.value.problem
+
+
+@pytest.mark.parametrize(("least", "most"), [(7, 10)])
+def test_the_fewest_sites_lie_between_those_that_must_survive_and_all(least: int, most: int) -> None:
+    for wanted in (0, least, most):
+        session_numbers(replace(PLAN, min_sites=wanted), most)
+    for wanted in (least - 1, most + 1):
+        with pytest.raises(ServerError) as ended:
+            session_numbers(replace(PLAN, min_sites=wanted), most)
+        assert f"--min-sites {wanted} is not in {least}..{most}" in ended.value.problem
+
+
+def test_a_model_that_no_site_can_load_ends_the_run_before_a_session_begins(bench: Bench) -> None:
+    def fails(settings: dict[str, str], nonce: bytes) -> None:
+        raise LocalError("no such model", "name another one")
+
+    for learner in bench.learners.values():
+        learner.prepare = fails  # type: ignore[method-assign,assignment]
+    with pytest.raises(ServerError) as ended:
+        bench.run()
+    assert "no site could load the model" in ended.value.problem
+    assert not (Path(bench.plan.out) / "state" / "manifest.cbor").exists()
+
+
+def test_a_resumed_server_to_which_no_site_describes_the_sessions_adapter_says_so(bench: Bench) -> None:
+    """The session is over, one site is back, and its card tells of another shape than it agrees to."""
+    bench.run(rounds=1)
+
+    def reply(where: Where, packet: Packet) -> Packet:
+        if where.kind != "propose":
+            return packet
+        card = replace(ModelCard.decode(packet.head), tensors=(Tensor("another", 2, 2),))
+        return Packet(signed_by(bench.consortium.keys[where.site], card).encode())
+
+    bench.link.alter_reply = reply
+    bench.link.offline = set(bench.names[1:])
+    with pytest.raises(ServerError) as ended:
+        bench.run(rounds=1)
+    assert "no site described the session's adapter" in ended.value.problem
+
+
+def test_every_session_has_a_nonce_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the operating system: the nonce is the seed of the initial adapter, and two of one would be one start."""
+    monkeypatch.undo()  # the bench's own, which are the same in every run
+    nonces = set()
+    for number in range(3):
+        bench = Bench(tmp_path / str(number))
+        bench.run(rounds=1)
+        nonces.add(manifest_of(bench).nonce)
+    assert len(nonces) == 3
+
+
+def manifest_of(bench: Bench) -> Manifest:
+    return Manifest.decode((Path(bench.plan.out) / "state" / "manifest.cbor").read_bytes())
+
+
+def test_a_card_or_a_consent_of_another_session_counts_for_nothing(bench: Bench) -> None:
+    """As well signed as the true one: a card that a site gave before, and a consent to something else."""
+    liar, other = "site-02", "site-04"
+
+    def reply(where: Where, packet: Packet) -> Packet:
+        keys = bench.consortium.keys[where.site]
+        if (where.kind, where.site) == ("propose", liar):
+            return Packet(signed_by(keys, replace(ModelCard.decode(packet.head), nonce=bytes(32))).encode())
+        if (where.kind, where.site) == ("consent", other):
+            consent = Consent.decode(packet.head)
+            moved = replace(consent, position=replace(consent.position, session=bytes(32)))
+            return Packet(signed_by(keys, moved).encode())
+        return packet
+
+    bench.link.alter_reply = reply
+    with pytest.raises(ServerError, match="server"):
+        bench.run(rounds=1)
+    agreed = {each["site"] for each in bench.events("consented")}
+    assert agreed == set(bench.names) - {liar, other}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "what"),
+    [
+        ("base_model", b"x" * 32, "another base model"),
+        ("tokenizer", b"x" * 32, "another tokenizer"),
+        ("lora_config", b"x" * 32, "another LoRA configuration"),
+        ("initial_adapter", b"x" * 32, "another initial adapter"),
+        ("tensors", (Tensor("m.lora_A.weight", 1, 1),), "an adapter of another shape"),
+    ],
+)
+def test_a_site_that_loaded_something_else_is_told_what(bench: Bench, name: str, value: object, what: str) -> None:
+    def reply(where: Where, packet: Packet) -> Packet:
+        if (where.kind, where.site) != ("propose", "site-03"):
+            return packet
+        card = replace(ModelCard.decode(packet.head), **{name: value})
+        return Packet(signed_by(bench.consortium.keys[where.site], card).encode())
+
+    bench.link.alter_reply = reply
+    with pytest.raises(ServerError) as ended:
+        bench.run(rounds=1)
+    assert ended.value.problem == f"site-03 loaded {what} than the other sites"
+
+
+def test_a_site_whose_entry_has_expired_is_not_in_the_session(bench: Bench) -> None:
+    entries = tuple(
+        replace(entry, expires=999 if entry.site == "site-05" else entry.expires)
+        for entry in bench.consortium.roster.sites
+    )
+    bench.consortium.roster = sign_roster(replace(bench.consortium.roster, sites=entries), bench.consortium.root)
+    bench.restart(*bench.names)
+    bench.run(rounds=1)  # the bench's clocks say 1000
+    assert manifest_of(bench).sites == bench.but("site-05")
+
+
+def test_the_server_takes_no_more_words_than_an_update_can_have(bench: Bench) -> None:
+    """It tells Flower's side how long a vector may be, before any of it is read."""
+    allowed: dict[str, int] = {}
+    ask = bench.link.ask
+
+    def spy(kind: str, requests: Any, timeout_s: float, max_words: int = 0) -> Iterator[tuple[str, Answer]]:
+        allowed[kind] = max_words
+        return ask(kind, requests, timeout_s, max_words)
+
+    bench.link.ask = spy  # type: ignore[method-assign]
+    bench.run(rounds=1)
+    size = manifest_of(bench).size
+    assert allowed.pop("answer") in range(size, size + 100)
+    assert set(allowed.values()) == {0}
