@@ -55,6 +55,14 @@ INITIAL_VALUES: Final = _label("initial values")
 KEY_AT_REST: Final = _label("key at rest")  # a passphrase-sealed key file
 KEY_CHECK: Final = _label("key check")
 
+# ckks
+CKKS_UPDATE: Final = _label("ckks update")
+CKKS_SEED: Final = _label("ckks seed")
+CKKS_DITHER: Final = _label("ckks dither")
+CKKS_KEY: Final = _label("ckks key")
+CKKS_ERROR: Final = _label("ckks error")
+CKKS_PUBLIC: Final = _label("ckks public element")
+
 VECTOR_UPDATE: Final = _label("vector update")  # names which vector a mask is for
 
 ALL: Final = {name: value for name, value in list(globals().items()) if isinstance(value, bytes) and name.isupper()}
