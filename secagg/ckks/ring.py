@@ -68,7 +68,8 @@ class Ring:
 
     def values_of(self, small: NDArray[np.signedinteger]) -> Real:
         """The transform of a short integer vector (N,), the same for every prime."""
-        x: Real = np.repeat(small.astype(np.float64)[None], len(self.primes), 0)
+        x = np.empty((len(self.primes), self.size))
+        x[:] = small
         return self.forward(self.reduce(x, np.empty_like(x)))
 
     def multiply(self, element: NDArray[np.uint32], values: Real) -> Real:
@@ -99,7 +100,7 @@ def require_exact_blas(ring: Ring) -> None:
     """
     octets = np.frombuffer(hashlib.shake_128(b"signs").digest(len(ring.primes) * ring.size // 8), np.uint8)
     signs = 1.0 - 2.0 * np.unpackbits(octets).reshape(len(ring.primes), ring.size)
-    x = signs * np.floor(ring.modulus / 2)
+    x: Real = np.multiply(signs, ring.modulus // 2)
     values = ring.forward(x)
     exact = np.array_equal(ring.inverse(values), x)
     for index in {0, len(ring.primes) - 1}:
