@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from secagg.ckks.octets import join, split
 from secagg.ckks.params import RESIDUE_BYTES, RingParams
-from secagg.ckks.sampling import Residues, split_residues
+from secagg.ckks.sampling import Residues
 from secagg.errors import Malformed, Misuse
 from secagg.session import Words
 
@@ -26,8 +27,7 @@ def write(params: RingParams, blocks: Iterable[Residues]) -> Words:
         start, stop, coefficients = next(spans, (0, 0, 0))
         if residues.dtype != np.uint32 or residues.shape != (len(params.primes), coefficients):
             raise Misuse("the blocks are not those of the parameters")
-        bytewise = np.ascontiguousarray(residues, "<u4").view(np.uint8).reshape(-1, 4)
-        octets[start:stop].reshape(-1, RESIDUE_BYTES)[:] = bytewise[:, :RESIDUE_BYTES]
+        join(residues.reshape(-1), octets[start:stop])
     if next(spans, None) is not None:
         raise Misuse("the blocks are not those of the parameters")
     return words.astype(np.uint64, copy=False)
@@ -49,7 +49,7 @@ def read(params: RingParams, words: Words) -> Iterator[Residues]:
 def _read(params: RingParams, octets: NDArray[np.uint8]) -> Iterator[Residues]:
     moduli = np.array(params.primes, np.uint32)
     for start, stop, coefficients in _spans(params):
-        residues = split_residues(octets[start:stop]).reshape(-1, coefficients)
+        residues = split(octets[start:stop]).reshape(-1, coefficients)
         if (residues.max(axis=1) >= moduli).any():
             raise Malformed("a residue is not below its prime")
         yield residues

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from secagg.ckks.octets import split
 from secagg.ckks.params import RESIDUE_BYTES, RingParams
 from secagg.errors import Misuse
 from secagg.labels import CKKS_DITHER, CKKS_ERROR, CKKS_KEY, CKKS_PUBLIC, CKKS_SEED, CKKS_UPDATE
@@ -113,16 +114,9 @@ def _fill_uniform(out: NDArray[np.uint32], prime: int, read: Callable[[int], byt
         (out.size + 8 * math.sqrt(out.size) + 32) / accepted
     )  # nearly always enough; how many is no matter
     while True:
-        numbers = split_residues(read(RESIDUE_BYTES * tries))
+        numbers = split(read(RESIDUE_BYTES * tries))
         kept = numbers[numbers < prime]
         if kept.size >= out.size:
             out[:] = kept[: out.size]
             return
         tries *= 2
-
-
-def split_residues(octets: bytes | NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """Every 3 bytes, little-endian, as one number."""
-    wide = np.zeros((len(octets) // RESIDUE_BYTES, 4), np.uint8)
-    wide[:, :RESIDUE_BYTES] = np.frombuffer(octets, np.uint8).reshape(-1, RESIDUE_BYTES)
-    return wide.view("<u4").reshape(-1)
