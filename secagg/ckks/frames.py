@@ -33,12 +33,12 @@ def write(params: RingParams, blocks: Iterable[Residues]) -> Words:
     return words.astype(np.uint64, copy=False)
 
 
-def read(params: RingParams, words: Words) -> Iterator[Residues]:
+def read(params: RingParams, words: Words | None) -> Iterator[Residues]:
     """The blocks of a ciphertext; length and padding are checked at once, each block's residues when it comes.
 
     Raises Malformed: another length, a byte behind the last residue, a residue not below its prime.
     """
-    if words.dtype != np.uint64 or words.shape != (params.words,):
+    if words is None or words.dtype != np.uint64 or words.shape != (params.words,):
         raise Malformed(f"a ciphertext has {params.words} words")
     octets = np.ascontiguousarray(words, "<u8").view(np.uint8)
     if octets[params.residues * RESIDUE_BYTES :].any():

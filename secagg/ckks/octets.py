@@ -13,7 +13,7 @@ _MASK: Final = (1 << (8 * RESIDUE_BYTES)) - 1
 
 
 def split(octets: bytes | NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """Every 3 bytes as one number, uint32. Overlapping 4-byte reads are ten times faster than a copy of 3 bytes each."""
+    """Every 3 bytes as one number; overlapping 4-byte reads are ten times faster than copies of 3 bytes each."""
     padded = bytes(octets) + bytes(1)
     numbers: NDArray[np.uint32] = np.ndarray((len(octets) // RESIDUE_BYTES,), "<u4", padded, strides=(RESIDUE_BYTES,))
     return np.bitwise_and(numbers, _MASK)

@@ -28,7 +28,7 @@ class ResidueSum:
     def __repr__(self) -> str:
         return f"ResidueSum(size={self._params.size})"
 
-    def add(self, words: Words) -> None:
+    def add(self, words: Words | None) -> None:
         """Adds one site's ciphertext, all of it or, raising Malformed, nothing of it."""
         for _ in read(self._params, words):  # the last residue is checked before the first is added
             pass
