@@ -79,23 +79,23 @@ class _Decoder:
     def decode(self, x: Real) -> Integers:
         """All slots of a block, (fields * M,), from coefficients mod q, (primes, M). Raises FaultyServer."""
         params = self._params
-        limbs, carry = self._compose(np.add(x, self._half, out=x))
+        limbs = self._compose(np.add(x, self._half, out=x))
         error = _bits(limbs, 0, params.delta_bits) - (1 << (params.delta_bits - 1))
         top = params.delta_bits + params.fields * params.field_bits
         beyond = [_bits(limbs, start, _LIMB).any() for start in range(top, _LIMB * len(limbs), _LIMB)]
-        if carry.any() or any(beyond) or int(np.abs(error).max()) > self._noise_bound:
+        if any(beyond) or int(np.abs(error).max()) > self._noise_bound:
             raise FaultyServer(_RULE)
         slots = np.empty((params.fields, x.shape[1]), np.int64)
         for field in range(params.fields):
             slots[field] = _bits(limbs, params.delta_bits + field * params.field_bits, params.field_bits)
         return slots.reshape(-1)
 
-    def _compose(self, x: Real) -> tuple[Integers, Integers]:
-        """The integers 0..q - 1 that x is congruent to, as limbs (limbs, M), lowest first, and what is left over.
+    def _compose(self, x: Real) -> Integers:
+        """The integers that x is congruent to mod q, as limbs (limbs, M), lowest first.
 
         By the Chinese remainder theorem X = sum_l y_l q / q_l - alpha q with y_l = x_l (q / q_l)^-1 mod q_l, and alpha
-        is the whole part of sum_l y_l / q_l. A quarter is added against rounding: what decrypts is below q / 2, and
-        for an X above 3 q / 4 the limbs come out negative, with a carry left over.
+        is the whole part of sum_l y_l / q_l. A quarter is added against rounding, so X lies in -q/4..3q/4. What
+        decrypts is in 0..q/2; of a negative X the topmost limb, which is above q, has all bits set.
         """
         ring = self.ring
         scratch = np.empty_like(x)
@@ -108,7 +108,7 @@ class _Decoder:
             np.add(limb, carry, out=limb)
             np.right_shift(limb, _LIMB, out=carry)
             np.bitwise_and(limb, _LIMB_MASK, out=limb)
-        return limbs, carry
+        return limbs
 
 
 def _limbs(number: int, count: int) -> list[int]:

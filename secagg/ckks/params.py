@@ -12,6 +12,7 @@ from functools import cache
 from typing import Final
 
 from secagg.errors import Misuse
+from secagg.lanes import headroom, words_for
 from secagg.wire import MAX_SITES
 
 MAX_SIZE: Final = 1 << 29
@@ -112,6 +113,16 @@ class RingParams:
         return -(-self.residues * RESIDUE_BYTES // 8)
 
     @property
+    def key_lane_bits(self) -> int:
+        """Width of a lane that holds the sum of one coefficient of the keys, each raised to 0..128."""
+        return headroom(1, self.sites, 2 * ETA)
+
+    @property
+    def key_words(self) -> int:
+        """8-byte words of a site's key on its way through the masked protocol."""
+        return words_for(self.ring_size, self.key_lane_bits)
+
+    @property
     def bytes_per_value(self) -> float:
         """What a site sends for one value, without the key."""
         return self.words * 8 / self.size
@@ -157,10 +168,10 @@ def candidate(bits: int, sites: int, weight_cap: int, size: int, ring_size: int,
 def cost(params: RingParams) -> int:
     """What `choose` makes small: bytes of ciphertext and key, times 4 + log2 N.
 
-    The key is N values of two bytes. The factor lets a ring twice as long win only if it saves more than 1/17 or so
+    The factor lets a ring twice as long win only if it saves more than 1/17 or so
     of the bytes, for its transform takes a third more work.
     """
-    sent = params.words * 8 + 2 * params.ring_size
+    sent = 8 * (params.words + params.key_words)
     return sent * (4 + params.ring_size.bit_length() - 1)
 
 

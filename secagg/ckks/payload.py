@@ -9,13 +9,14 @@ import numpy as np
 
 from secagg.ckks import frames
 from secagg.ckks.cipher import blind, encrypt
-from secagg.ckks.params import ETA, RingParams, choose
+from secagg.ckks.decoding import Integers
+from secagg.ckks.keys import key_sum, key_words
+from secagg.ckks.params import RingParams, choose
 from secagg.ckks.sampling import Residues, dither_seed, hedged_seed, one_time_key, residue_mask, update_digest
 from secagg.ckks.sums import ResidueSum
 from secagg.config import RoundContext
 from secagg.errors import FaultyServer, Malformed, Misuse
 from secagg.labels import BLIND_PAD
-from secagg.lanes import pack, unpack
 from secagg.masked.graph import place
 from secagg.masked.masks import Masks
 from secagg.masked.payload import Contribution, TailSum, quantizer_of
@@ -25,8 +26,6 @@ from secagg.quantize import Quantizer
 from secagg.session import Rng, Update, Words
 from secagg.tally import WORDS, Tally
 
-KEY_LANE_BITS: Final = 16  # holds the sum of 100 entries of 0..128
-KEY_LANES: Final = 64 // KEY_LANE_BITS
 ZEROS: Final = 8  # words that are zero at every site, so that a sum which is not theirs shows
 RANDOM: Final = 32
 
@@ -40,7 +39,7 @@ class KeyAndCiphertext:
         self.params = ring_of(context)
         self._context, self._site, self._blind_seed = context, site, blind_seed
         self._quantizer = quantizer_of(context)
-        self.words = self.params.ring_size // KEY_LANES + ZEROS + len(WORDS)
+        self.words = self.params.key_words + ZEROS + len(WORDS)
         self.tail_words = self.params.words
         self.tail_sum_words = -(-self.params.residues // 2)
         if manifest.quantizer.levels != self.params.levels:
@@ -101,10 +100,9 @@ class _Encrypted:
 
     def blocks(self) -> Iterator[Words]:
         levels, update = self._levels, self._update
-        key = one_time_key(self._seed, self._params.ring_size).astype(np.int64) + ETA
-        lanes = pack(key.astype(np.uint32), KEY_LANE_BITS, np.empty(self._params.ring_size // KEY_LANES, np.uint64))
+        key = key_words(self._params, one_time_key(self._seed, self._params.ring_size))
         tally = Tally.of(update.metrics, update.weight, levels.clipped, levels.peak_q40).words()
-        words = np.concatenate((lanes, np.zeros(ZEROS, np.uint64), tally))
+        words = np.concatenate((key, np.zeros(ZEROS, np.uint64), tally))
         Masks((self._pad,), ()).apply(words)
         yield words
 
@@ -136,10 +134,9 @@ def pad_seed(context: RoundContext, site: str, blind_seed: bytes) -> bytes:
     return derive(blind_seed, context.digest, BLIND_PAD + place(context, site), SEED_BYTES)
 
 
-def read_key_sum(params: RingParams, words: Words, survivors: int) -> tuple[np.ndarray, Words]:
+def read_key_sum(params: RingParams, words: Words, survivors: int) -> tuple[Integers, Words]:
     """The sum of the one-time keys, int64 (N,), and the tally words, pads gone. Raises FaultyServer."""
-    count = params.ring_size // KEY_LANES
-    lanes = unpack(words[:count], KEY_LANE_BITS, np.empty(params.ring_size, np.uint64))
-    if words[count : count + ZEROS].any() or int(lanes.max()) > 2 * ETA * survivors:
-        raise FaultyServer("the sum of the one-time keys is not one of keys")
-    return lanes.astype(np.int64) - ETA * survivors, words[count + ZEROS :]
+    count = params.key_words
+    if words[count : count + ZEROS].any():
+        raise FaultyServer("a word that is zero at every site is not zero in the sum")
+    return key_sum(params, words[:count], survivors), words[count + ZEROS :]

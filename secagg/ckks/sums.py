@@ -48,7 +48,7 @@ class ResidueSum:
             yield total % self._moduli
 
     def unreduced(self) -> Iterator[Residues]:
-        """The blocks as they were added up, mod 2^32 and not mod q: exact for up to 255 terms and no mask removed."""
+        """The blocks as they were added up, not mod q: exact for up to 255 terms and no mask removed."""
         yield from self._blocks
 
     def _make_room(self) -> None:

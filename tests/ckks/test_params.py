@@ -45,7 +45,8 @@ def sent_bytes(bits: int, sites: int, cap: int, size: int, ring_size: int, modul
     coefficients, left = 0, size + 8
     whole = left // (fields * ring_size)
     coefficients = whole * ring_size + math.ceil((left - whole * fields * ring_size) / fields)
-    return math.ceil(coefficients * len(moduli) * 3 / 8) * 8 + 2 * ring_size
+    key_lanes = next(count for width, count in ((8, 8), (10, 6), (12, 5), (16, 4)) if 128 * sites < 1 << width)
+    return 8 * (math.ceil(coefficients * len(moduli) * 3 / 8) + math.ceil(ring_size / key_lanes))
 
 
 @settings(max_examples=150, deadline=None)
@@ -59,7 +60,7 @@ def test_no_allowed_set_costs_less_than_the_chosen_one(bits: int, sites: int, ca
     chosen = choose(bits, sites, cap, size)
     assert cost(chosen.ring_size, len(chosen.primes)) == min(costs)
     sent = sent_bytes(bits, sites, cap, size, chosen.ring_size, chosen.primes)
-    assert sent == chosen.words * 8 + 2 * chosen.ring_size
+    assert sent == 8 * (chosen.words + chosen.key_words)
 
 
 @settings(max_examples=150, deadline=None)

@@ -129,6 +129,22 @@ def test_the_self_test_catches_a_blas_that_is_not_exact(
         require_exact_blas(ring)
 
 
+@pytest.mark.parametrize("call", range(4))
+def test_the_self_test_catches_one_wrong_digit_in_any_of_the_four_products(
+    monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    """Two products there and two back; entry 7 of the second is not among those compared with plain integers."""
+    ring = Ring(8192, primes(8192, 8))
+    calls = iter(range(4))
+
+    def wrong_once(a: Real, b: Real) -> Real:
+        return off_by_one_somewhere(a, b) if next(calls) == call else MATMUL(a, b)
+
+    monkeypatch.setattr(module.np, "matmul", wrong_once)
+    with pytest.raises(Misuse, match="not exact on this machine"):
+        require_exact_blas(ring)
+
+
 def test_a_ring_is_tested_before_its_first_use_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
     tested = []
     monkeypatch.setattr(module, "require_exact_blas", tested.append)

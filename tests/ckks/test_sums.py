@@ -63,7 +63,7 @@ def test_a_hundred_sites_with_the_largest_levels_do_not_overflow() -> None:
 def test_more_terms_than_an_accumulator_holds_are_reduced_in_between() -> None:
     params = choose(8, 100, 1, 3)
     sites = [site(params, place) for place in range(100)]
-    seeds = [os.urandom(48) for _ in range(200)]
+    seeds = [os.urandom(48) for _ in range(300)]  # 700 terms of 2^23 on average are more than 2^32
     total = ResidueSum(params)
     for seed in seeds:
         total.remove_mask(seed)
