@@ -89,7 +89,10 @@ def made(draw: st.DrawFn, kind: type[Struct]) -> Struct:
         return draw(manifests())
     fields = {field.name: draw(of_field(field)) for field in field_rules(kind)}
     if kind is QuantizerParams:
-        fields["lane_bits"] = draw(st.sampled_from(LANE_BITS))
+        lane_bits = draw(st.sampled_from(LANE_BITS))
+        bits = draw(st.integers(4, min(20, lane_bits)))
+        weight_cap = draw(st.integers(1, min(1 << 28, ((1 << lane_bits) - 1) // ((1 << bits) - 1))))
+        fields |= {"bits": bits, "lane_bits": lane_bits, "weight_cap": weight_cap}
     try:
         return kind(**fields)
     except (Malformed, Misuse):  # a rule between fields

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import cbor2
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from secagg.cbor import Reader
@@ -26,6 +26,7 @@ from secagg.wire import Digest, Items, Length, Name, Range, Struct, encode_plain
 from tests.core.made import made, structs
 from tests.sim import Consortium
 
+UNHURRIED = [HealthCheck.too_slow]  # a busy machine is no fault of a message's
 ROOT = Path(__file__).parent.parent.parent
 every_struct = pytest.mark.parametrize("kind", structs(), ids=lambda kind: kind.__name__)
 
@@ -62,7 +63,7 @@ def test_the_encoding_is_an_array_of_tag_and_fields() -> None:
 
 
 @every_struct
-@settings(max_examples=15)
+@settings(max_examples=15, suppress_health_check=UNHURRIED)
 @given(st.data())
 def test_what_was_encoded_is_what_is_decoded(kind: type[Struct], data: st.DataObject) -> None:
     value = data.draw(made(kind))
@@ -155,7 +156,7 @@ ONE_OF_EACH = {kind: simplest(kind).encode() for kind in structs()}
 
 
 @every_struct
-@settings(max_examples=20)
+@settings(max_examples=20, suppress_health_check=UNHURRIED)
 @given(st.data())
 def test_altered_bytes_are_malformed_or_another_value_in_its_one_encoding(
     kind: type[Struct], data: st.DataObject
@@ -173,7 +174,7 @@ BYTES_PER_BYTE = 64  # the dearest: a setting takes 4 bytes on the wire, and an 
 
 
 @every_struct
-@settings(max_examples=6)
+@settings(max_examples=6, suppress_health_check=UNHURRIED)
 @given(st.data())
 def test_what_a_message_costs_to_read_is_bounded_by_its_length(kind: type[Struct], data: st.DataObject) -> None:
     """Whatever lengths it claims: a reader that believed one would allocate before it saw the end."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fedclient.policy import PolicyError, load_policy
@@ -32,6 +32,7 @@ from tests.fuzz.masked_stage import played
 from tests.fuzz.target import folder
 from tests.sim import Dice
 
+UNHURRIED = [HealthCheck.too_slow]  # a busy machine is no fault of a file's
 SESSION = b"s" * 32
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.integers(-(1 << 70), 1 << 70) | st.floats() | st.text(),
@@ -81,7 +82,7 @@ def is_two_lines(error: KeyFileError | LocalError) -> bool:
 
 
 @pytest.mark.parametrize("name", KEY_READERS)
-@settings(max_examples=80)
+@settings(max_examples=80, suppress_health_check=UNHURRIED)
 @given(data=st.data())
 def test_a_changed_key_file_is_refused_in_two_lines(name: str, data: st.DataObject) -> None:
     whole = json.loads(files()[name])
@@ -92,7 +93,7 @@ def test_a_changed_key_file_is_refused_in_two_lines(name: str, data: st.DataObje
         assert is_two_lines(error)
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, suppress_health_check=UNHURRIED)
 @given(data=st.data())
 def test_a_changed_plan_is_refused_in_two_lines_or_is_a_plan(data: st.DataObject) -> None:
     path = file_with("plan.json", b"")
@@ -109,7 +110,7 @@ def test_a_changed_plan_is_refused_in_two_lines_or_is_a_plan(data: st.DataObject
     assert Plan.load(again) == plan
 
 
-@settings(max_examples=80)
+@settings(max_examples=80, suppress_health_check=UNHURRIED)
 @given(st.dictionaries(st.text(max_size=20) | st.sampled_from(("schemes", "base_models", "whole_roster")), JSON))
 def test_any_policy_is_refused_in_two_lines_or_is_a_policy(rules: dict[str, Any]) -> None:
     lines = [f"{json.dumps(name)} = {json.dumps(value)}" for name, value in rules.items()]  # nearly TOML
@@ -119,7 +120,7 @@ def test_any_policy_is_refused_in_two_lines_or_is_a_policy(rules: dict[str, Any]
         assert error.problem and error.remedy
 
 
-@settings(max_examples=80)
+@settings(max_examples=80, suppress_health_check=UNHURRIED)
 @given(st.lists(st.fixed_dictionaries({"event": st.text(max_size=9)}, optional={"x": JSON}), max_size=4), st.data())
 @example([{"event": "\u2028"}], None)
 def test_a_journal_cut_anywhere_gives_its_whole_lines_and_goes_on(events: list[Any], data: st.DataObject) -> None:

@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_id
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.task_identity import TaskIdentity
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedclient import packets
@@ -23,6 +23,7 @@ from fedserver.exchange import exchange
 from secagg.errors import Malformed
 from secagg.session import Packet
 
+UNHURRIED = [HealthCheck.too_slow]  # a busy machine is no fault of a content's
 MAX_WORDS = 8
 NAMES = st.sampled_from(["secagg", "words", "refusal", "secagg.0", "words.0", "secagg.1", "words.1", "x", ""])
 SHAPES = st.lists(st.integers(-3, 9) | st.just(1 << 62) | st.booleans() | st.text(max_size=2), max_size=3).map(tuple)
@@ -60,7 +61,7 @@ RECORDS = (
 CONTENTS = st.dictionaries(NAMES, RECORDS, max_size=4).map(RecordDict)
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, suppress_health_check=UNHURRIED)
 @given(CONTENTS)
 def test_any_content_is_a_packet_a_refusal_or_malformed(content: RecordDict) -> None:
     for decode in (decode_packet, decode_answer, decode_packets):
@@ -189,7 +190,7 @@ def test_an_honest_upload_is_read() -> None:
     assert isinstance(answer, Packet) and answer.words is not None and answer.words.tolist() == [0, 1, 2, 3]
 
 
-@settings(max_examples=12)
+@settings(max_examples=12, suppress_health_check=UNHURRIED)
 @given(st.data())
 def test_whatever_a_site_uploads_costs_it_its_own_answer_and_no_other(data: st.DataObject) -> None:
     honest = {node: reply_of(node) for node in (1, 2)}
