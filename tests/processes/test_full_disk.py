@@ -126,8 +126,9 @@ def test_a_server_whose_disk_is_full_to_the_last_byte_keeps_what_is_committed_an
                 pass
         federation.let_go(FIVE[-1])
         assert federation.wait("server") == 1
-        problem, _ = federation.log("server").splitlines()[-2:]
-        assert "cannot write" in problem and "go on with fedserver --resume" in problem
+        said = " ".join(federation.log("server").splitlines()[-2:])
+        assert "cannot write" in said and "No space left on device" in said
+        assert "go on with fedserver --resume" in said
         ballast.unlink()
         federation.start_server("--resume", prefix=inside)
         assert {federation.wait(name) for name in ("server", *FIVE)} == {0}
