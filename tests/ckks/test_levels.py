@@ -52,3 +52,9 @@ def test_no_rotated_block_is_cut() -> None:
 def test_sums_of_another_size_or_in_other_pieces_are_refused(sizes: tuple[int, ...]) -> None:
     with pytest.raises(Misuse, match="expected 10000 sums"):
         quantizer(10_000).open_sums((np.zeros(size, np.uint64) for size in sizes), 1)
+
+
+def test_levels_that_end_one_value_short_of_the_end_are_refused() -> None:
+    levels = quantizer(10_000).levels(normal(10_000), 1, dither())
+    with pytest.raises(Misuse, match="4096 at a time"):
+        levels.take(np.empty(9_999, np.uint32))

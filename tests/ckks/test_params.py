@@ -138,3 +138,9 @@ def test_the_largest_of_everything_fits() -> None:
 
 def test_a_ring_that_holds_no_field_is_no_candidate() -> None:
     assert candidate(20, 100, 1, 100, 4096, 1) is None
+
+
+def test_the_smallest_term_beyond_30_bits_is_refused() -> None:
+    assert choose(1, 10, MOST_TERM, 100).weight_cap == MOST_TERM
+    with pytest.raises(Misuse, match="exceed 30 bits"):
+        choose(1, 10, MOST_TERM + 1, 100)

@@ -188,3 +188,16 @@ def test_wide_terms_are_added_in_groups_so_that_each_stays_exact() -> None:
     full = np.full(params.size, params.levels * params.weight_cap, np.uint32)
     sites = [site(params, place, full) for place in range(3)]
     assert np.array_equal(opened(params, sites, residue_sum(params, [each.words for each in sites])), plain_sum(sites))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_error_of_the_bound_itself_is_taken_and_one_more_is_not(sign: int) -> None:
+    """Under keys that add up to zero every error is known: the sum is Delta times the checks, and nothing else."""
+    block, coefficient, field = slot(PARAMS.size)  # of the first check, which is the number of survivors
+    zeros = [np.zeros_like(each) for each in SUM]
+    exact = shifted(zeros, 3 << (PARAMS.delta_bits + field * PARAMS.field_bits), coefficient, block)
+    key = np.zeros(PARAMS.ring_size, np.int64)
+    pieces = decrypt(PARAMS, HEADER, key, shifted(exact, sign * noise_bound(3), 7), survivors=3)
+    assert not np.concatenate(list(pieces)).any()
+    with pytest.raises(FaultyServer, match=WORDS):
+        list(decrypt(PARAMS, HEADER, key, shifted(exact, sign * (noise_bound(3) + 1), 7), survivors=3))

@@ -129,3 +129,10 @@ def test_masks_of_blocks_primes_and_sites_differ_and_come_in_any_order() -> None
     assert len(set(rows)) == len(rows)
     assert np.array_equal(residue_mask(PARAMS, bytes(48), 1), masks[2])
     assert masks[0].shape == (len(PARAMS.primes), PARAMS.coefficients(2))
+
+
+@pytest.mark.parametrize("lengths", [(31, 31, 32), (31, 31, 31), (31, 32, 32)])
+def test_no_two_parts_of_a_seed_may_be_short_together(lengths: tuple[int, int, int]) -> None:
+    random, header, update = (bytes(each) for each in lengths)
+    with pytest.raises(Misuse):
+        hedged_seed(random, header, 0, update)
