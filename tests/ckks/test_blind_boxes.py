@@ -139,6 +139,15 @@ def test_blind_boxes_are_opened_once() -> None:
     refuses(round_, message, FaultyServer, "outside the key roster, or twice")
 
 
+def test_a_blind_box_of_a_site_outside_the_key_roster_is_refused() -> None:
+    round_ = scene("mask", drop={"advertise": ["site-05"]})
+    message = bundle(round_)
+    statements, boxes = message.bundle.statements, message.boxes
+    more = replace(message.bundle, statements=(*statements, replace(statements[-1], site="site-05")))
+    stranger = replace(message, bundle=more, boxes=(*boxes, replace(boxes[-1], site="site-05")))
+    refuses(round_, stranger, FaultyServer, "outside the key roster, or twice")
+
+
 # ------------------------------------------------------------------ at the server
 
 
