@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
 import numpy as np
+from nacl.exceptions import CryptoError
+from nacl.public import PrivateKey, PublicKey, SealedBox
 
 from fedclient.settings import LocalError
 from fedclient.store import JoinedSessions, SessionStore, forget_other_sessions
@@ -21,13 +23,17 @@ from secagg.enrol import (
     Hello,
     Here,
     ModelCard,
+    OpeningFor,
+    OpeningRequest,
+    OpeningWanted,
     Proposal,
     Ready,
     RoundStart,
     Tensor,
+    require_from,
     signed_by,
 )
-from secagg.errors import FaultyServer, Malformed, Misuse, Refused
+from secagg.errors import FaultyPeerOrServer, FaultyServer, Malformed, Misuse, Refused
 from secagg.identity import Roster, SiteKeys
 from secagg.quantize.params import MAX_VALUE
 from secagg.schemes import scheme_named
@@ -83,6 +89,7 @@ class Session:
     adapter: Vector
     client: ClientSession | None = None
     attempt: AttemptRef | None = None
+    wanted: dict[bytes, tuple[PrivateKey, OpeningWanted]] = field(default_factory=dict, repr=False)
 
 
 class Site:
@@ -251,7 +258,13 @@ class Site:
             raise FaultyServer(f"the aggregate of round {session.position.round + 1} is missing")
         header = session.position.header(session.manifest, attempt)
         context = RoundContext(session.manifest, self._roster, header)
-        mean = scheme_named(session.manifest.scheme).open(context, aggregate, self._keys)
+        scheme, opening = scheme_named(session.manifest.scheme), session.store.opening(round_, attempt)
+        if opening is None:
+            state = session.store.client(round_, attempt)
+            opening = b"" if state is None else scheme.opening(context, state)
+        mean = scheme.open(context, aggregate, opening)
+        if opening:
+            session.store.save_opening(round_, attempt, opening)
         adapter = np.add(session.adapter, mean.values, dtype=np.float32)
         if not np.isfinite(adapter).all():
             raise FaultyServer("the sum makes the adapter overflow")
@@ -307,6 +320,54 @@ class Site:
         session.attempt = ref
         return session.client, context
 
+    # ------------------------------------------------------------------ openings, from peer to peer
+
+    def _want(self, request: Packet, _: Sequence[Packet]) -> Packet:
+        """A fresh key, to which a peer may seal what this site lacks; its secret stays in memory."""
+        asked = OpeningRequest.decode(request.head)
+        session = self._open_session(asked.session)
+        if asked.round <= session.position.round:
+            raise Refused("this site has opened that round")
+        secret = PrivateKey(self._rng(32))
+        own = OpeningWanted(
+            self._keys.site, asked.session, asked.round, asked.attempt, bytes(secret.public_key), bytes(64)
+        )
+        wanted = signed_by(self._keys, own)
+        session.wanted[wanted.digest()] = secret, wanted
+        return Packet(wanted.encode())
+
+    def _lend(self, request: Packet, _: Sequence[Packet]) -> Packet:
+        """Seals the opening of a finished round to a site of the session that asks for it under its signature."""
+        wanted = OpeningWanted.decode(request.head)
+        session = self._open_session(wanted.session)
+        if wanted.site not in session.manifest.sites:
+            raise Refused(f"{wanted.site} is not part of this session")
+        require_from(self._roster, wanted.site, wanted)
+        opening = session.store.opening(wanted.round, wanted.attempt)
+        if opening is None or wanted.round > session.position.round:
+            raise Refused("this site did not open that round")
+        sealed = SealedBox(PublicKey(wanted.key)).encrypt(opening)
+        reply = OpeningFor(self._keys.site, wanted.digest(), sealed, bytes(64))
+        return Packet(signed_by(self._keys, reply).encode())
+
+    def _borrow(self, request: Packet, rest: Sequence[Packet]) -> Packet:
+        """Takes an opening from a peer; whether it is right shows when the aggregate is opened."""
+        start = OpeningRequest.decode(request.head)
+        session = self._open_session(start.session)
+        if len(rest) != 1:
+            raise Malformed("one sealed opening follows")
+        lent = OpeningFor.decode(rest[0].head)
+        if lent.site not in session.manifest.sites or lent.wanted not in session.wanted:
+            raise Refused("this site did not ask for that opening")
+        require_from(self._roster, lent.site, lent)
+        secret, wanted = session.wanted.pop(lent.wanted)
+        try:
+            opening = SealedBox(secret).decrypt(lent.sealed)
+        except CryptoError:
+            raise FaultyPeerOrServer(lent.site, "its opening does not unseal") from None
+        session.store.save_opening(wanted.round, wanted.attempt, opening)
+        return self._ready(session)
+
     def _finish(self, request: Packet, aggregates: Sequence[Packet]) -> Packet:
         finish = Finish.decode(request.head)
         session = self._open_session(finish.session)
@@ -327,6 +388,9 @@ HANDLERS: dict[str, Callable[[Site, Packet, Sequence[Packet]], Packet]] = {
     "start": Site._start,
     "answer": Site._answer,
     "finish": Site._finish,
+    "want": Site._want,
+    "lend": Site._lend,
+    "borrow": Site._borrow,
 }
 
 

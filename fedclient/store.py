@@ -118,14 +118,26 @@ class SessionStore:
 
     def client(self, round_: int, attempt: int) -> bytes | None:
         """The state of this attempt's session, if there is one. Raises StoreError."""
-        sealed = self._read(_CLIENT)
+        return self._unsealed(_CLIENT, f"{round_}.{attempt}".encode())
+
+    def _unsealed(self, name: str, label: bytes) -> bytes | None:
+        sealed = self._read(name)
         if sealed is None:
             return None
         try:
-            label, _, state = self._box.decrypt(sealed).partition(b"\x00")
+            found, _, content = self._box.decrypt(sealed).partition(b"\x00")
         except CryptoError:
-            raise _damaged(self.folder / _CLIENT) from None
-        return state if label == f"{round_}.{attempt}".encode() else None
+            raise _damaged(self.folder / name) from None
+        return content if found == label else None
+
+    def save_opening(self, round_: int, attempt: int, opening: bytes) -> None:
+        """Keeps what opens a round's aggregate, sealed: a site that missed it may ask for it. Raises StoreError."""
+        label = f"{round_}.{attempt}".encode()
+        self._write(f"opening-{round_}.{attempt}.sealed", self._box.encrypt(label + b"\x00" + opening))
+
+    def opening(self, round_: int, attempt: int) -> bytes | None:
+        """What opens this aggregate, if this site has it. Raises StoreError."""
+        return self._unsealed(f"opening-{round_}.{attempt}.sealed", f"{round_}.{attempt}".encode())
 
     def save_update(self, round_: int, update: Update) -> None:
         """Keeps the round's update until it has left or the next round begins. Raises StoreError."""

@@ -28,7 +28,9 @@ _SITES, _LORA, _TRAINING, _QUANTISING = "Sites", "LoRA", "Training (the same at 
 @app.callback(invoke_without_command=True, epilog=EPILOG)
 def fedserver(
     context: typer.Context,
-    secagg: Annotated[str, typer.Option(help="How updates are protected: masked.")] = "masked",
+    secagg: Annotated[
+        str, typer.Option(help="How updates are protected: masked, or ckks (the server does not see the sum either).")
+    ] = "masked",
     demo: Annotated[bool, typer.Option("--demo", help="Run four sites and a server on this machine.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the session in --out.")] = False,
     roster: Annotated[Path | None, typer.Option(help="The roster that the root signed.")] = None,
@@ -183,9 +185,9 @@ def _resume(out: Path, listen: str) -> None:
         raise ServerError(f"{out} holds no session", "start one without --resume")
     plan = Plan.load(out / PLAN_FILE)
     host, port = _address(listen or plan.listen)
-    if (out / "adapter").exists() and Checkpoint(out / STATE).rounds() >= plan.rounds:
-        notice("the session is finished; its adapter is in:")
-        typer.echo(str(out / "adapter"))
+    if _is_over(out) and Checkpoint(out / STATE).rounds() >= plan.rounds:
+        notice("the session is finished")
+        _tell_where(out)
         return
     require_runnable(plan)
     with only_server(out):
@@ -221,8 +223,28 @@ def _run(plan: Plan, host: str, port: int) -> None:
             plan, host, port, own_tls(Path(plan.keys)), view.show,
             lambda bound: view.line(f"fedserver: sites connect to {host}:{bound}"),
         )  # fmt: skip
-    notice("the adapter is in:")
-    typer.echo(str(Path(plan.out) / "adapter"))
+    _tell_where(Path(plan.out))
+
+
+def _is_over(out: Path) -> bool:
+    """Whether the session ended well: the adapter is here, or at the sites if only they can read the sum."""
+    from fedserver.app import EVENTS
+    from fedserver.journal import events_named
+
+    return (out / "adapter").exists() or any(events_named(out / EVENTS, "done"))
+
+
+def _tell_where(out: Path) -> None:
+    from fedserver.app import EVENTS
+    from fedserver.journal import events_named
+
+    if (out / "adapter").exists():
+        notice("the adapter is in:")
+        typer.echo(str(out / "adapter"))
+        return
+    *_, last = events_named(out / EVENTS, "finished")
+    notice("this server never saw the sum; the adapter is at the sites:")
+    typer.echo("\n".join(last["saved_at"]))
 
 
 def main() -> None:

@@ -167,7 +167,11 @@ def _federate(plan: Plan, group: Children, view: View, sites: Sequence[str], out
     supervise(plan, "127.0.0.1", 0, tls, show, start_sites, group.check)
     for site in sites:
         group.wait(f"site-{site}")
-    shutil.copytree(out / "sites" / sites[0] / "adapter", out / "adapter", dirs_exist_ok=True)
+
+
+def _adapter(out: Path, sites: Sequence[str]) -> Path:
+    """The federated adapter: the server's copy, or a site's if only sites can read the sum."""
+    return out / "adapter" if (out / "adapter").exists() else out / "sites" / sites[0] / "adapter"
 
 
 def _judge(group: Children, plan: Plan, sites: Sequence[str]) -> dict[str, Any]:
@@ -178,7 +182,7 @@ def _judge(group: Children, plan: Plan, sites: Sequence[str]) -> dict[str, Any]:
     settings.write_text(json.dumps({"lora": plan.lora.to_plain(), "training": plan.training.to_plain()}) + "\n")
     common = ["--data", str(out / "data"), "--settings", str(settings)]
     tasks = {f"alone-{site}": ["alone", "--site", site, "--rounds", str(plan.rounds)] for site in sites}
-    tasks["federated"] = ["federated", "--adapter", str(out / "adapter")]
+    tasks["federated"] = ["federated", "--adapter", str(_adapter(out, sites))]
 
     def judge(name: str) -> dict[str, Any]:
         file = results / f"{name}.json"
@@ -211,8 +215,12 @@ def _show(summary: dict[str, Any], judged: dict[str, Any], out: Path) -> None:
         f"{seconds['total']:.0f} s in all: the session {seconds['session']:.0f} s, of which training "
         f"{seconds['train']:.1f} s and protocol {seconds['protocol']:.1f} s; the rest is the comparison\n"
         f"{summary['bytes_up_per_param']:.2f} bytes up per parameter, site and round\n"
-        f"adapter: {out / 'adapter'}\nsummary: {out / 'summary.json'}", markup=False,
+        f"adapter: {_adapter(out, summary['sites'])}{_blind(out)}\nsummary: {out / 'summary.json'}", markup=False,
     )  # fmt: skip
+
+
+def _blind(out: Path) -> str:
+    return "" if (out / "adapter").exists() else " (a site's: the server never saw the sum, and holds no adapter)"
 
 
 def _quality_table(judged: dict[str, Any], sites: Sequence[str]) -> Table:

@@ -21,7 +21,7 @@ from fedserver.plan import Plan, ServerError
 from fedserver.round import Account, drive, size_of
 from secagg.chain import Position
 from secagg.config import Manifest, RoundContext
-from secagg.enrol import AttemptRef, Finish, Ready, RoundStart, require_from
+from secagg.enrol import AttemptRef, Finish, OpeningRequest, Ready, RoundStart, require_from
 from secagg.errors import FaultySite, Refused, Sealed, SecAggError, TooFewSites
 from secagg.identity import Roster, ServerKeys
 from secagg.initial import initial_adapter
@@ -131,11 +131,16 @@ class Federation:
                 "read each site's own message, and start the session again",
             )
 
-    def _recall(self, manifest: Manifest) -> Position:
-        """Rebuilds the running adapter from the rounds already finished, and where that leaves the session."""
+    def _recall(self, manifest: Manifest) -> Position | None:
+        """Rebuilds the running adapter from the rounds already finished, and where that leaves the session.
+
+        None if only sites can read the sums, and so know their adapter.
+        """
         self._adapter = initial_adapter(self._enrolment.layout(manifest), manifest.nonce)
-        position = Position.start(manifest)
+        position: Position | None = Position.start(manifest)
         for round_ in range(1, self._checkpoint.rounds() + 1):
+            if position is None:
+                break
             try:
                 header = position.header(manifest, self._checkpoint.attempt(round_))
                 context = RoundContext(manifest, self._roster, header)
@@ -147,10 +152,12 @@ class Federation:
             self._journal.write("resumed", rounds=self._checkpoint.rounds())
         return position
 
-    def _end_held(self, manifest: Manifest, position: Position) -> None:
+    def _end_held(self, manifest: Manifest, position: Position | None) -> None:
         """Ends the round whose sum was there when the server died: no site has to give anything secret again."""
-        held = self._checkpoint.held(position.round + 1)
-        if held is None:
+        done = self._checkpoint.rounds()
+        held = self._checkpoint.held(done + 1)
+        position = position or self._place_of_most(done)
+        if held is None or position is None:
             return
         attempt, blob, archive = held
         account, started = Account(), time.monotonic()
@@ -162,13 +169,20 @@ class Federation:
         self._journal.write("round", round=context.header.round, rounds=manifest.rounds)
         self._commit(context, self._drive(session, context, account), account, 0.0, started)
 
-    def _apply(self, context: RoundContext, aggregate: Packet, position: Position) -> tuple[Mean | None, Position]:
+    def _place_of_most(self, round_: int) -> Position | None:
+        """Where most of the sites that have completed `round_` say they stand, if any has."""
+        places = Counter(each for _, each in sorted(self._positions.items()) if each.round == round_)
+        return places.most_common(1)[0][0] if places else None
+
+    def _apply(
+        self, context: RoundContext, aggregate: Packet, position: Position
+    ) -> tuple[Mean | None, Position | None]:
         """Adds an aggregate's mean to the running adapter, if the server may read it."""
         try:
             mean = scheme_named(context.manifest.scheme).open(context, aggregate)
         except Sealed:
             self._adapter = None
-            return None, position
+            return None, None
         if self._adapter is not None:
             self._adapter = np.add(self._adapter, mean.values, dtype=np.float32)
         digest = self._enrolment.adapter_digest(context.manifest, self._adapter)
@@ -226,9 +240,47 @@ class Federation:
             attempts, aggregates = _since(position, nearer, past)
             requests[site] = [Packet(RoundStart(manifest.digest(), nearer, attempts).encode()), *aggregates]
         account.add("start", down=sum(size_of(each) for packets in requests.values() for each in packets))
+        sealed = []
         for site, answer in self._link.ask("start", requests, self._plan.train_timeout):
+            if isinstance(answer, SiteRefusal) and answer.code == Sealed.code:
+                sealed.append(site)
+            elif self._is_placed(manifest, site, answer, "train", round_, account):
+                yield site
+        again = {site: requests[site] for site in sealed if self._lends(manifest, site, round_, account)}
+        for site, answer in self._link.ask("start", again, self._plan.train_timeout) if again else ():
             if self._is_placed(manifest, site, answer, "train", round_, account):
                 yield site
+
+    def _lends(self, manifest: Manifest, site: str, before: int, account: Account) -> bool:
+        """Has peers seal to a site what opens the aggregates it lacks; true once it has all of them."""
+        for missed in range(self._positions[site].round + 1, self._in_reach(self._positions[site].round, before)):
+            if not self._lends_one(manifest, site, missed, account):
+                account.refused[site] = Sealed.code
+                self._journal.write("refused", round=before, phase="train", site=site, code=Sealed.code, blames="")
+                return False
+        return True
+
+    def _lends_one(self, manifest: Manifest, site: str, missed: int, account: Account) -> bool:
+        ask = Packet(OpeningRequest(manifest.digest(), missed, self._checkpoint.attempt(missed)).encode())
+        wanted = self._answer_of(site, "want", [ask], account)
+        if wanted is None:
+            return False
+        ahead = [name for name in sorted(self._positions) if self._positions[name].round >= missed and name != site]
+        for peer in (name for name in ahead if name in self._link.sites()):
+            lent = self._answer_of(peer, "lend", [wanted], account)
+            if lent is not None and self._answer_of(site, "borrow", [ask, lent], account) is not None:
+                self._journal.write("lent", round=missed, site=site, peer=peer)
+                return True
+        return False
+
+    def _answer_of(self, site: str, kind: str, packets: list[Packet], account: Account) -> Packet | None:
+        """One site's answer to one question, or None if it refuses or is silent."""
+        account.add("start", down=sum(size_of(each) for each in packets))
+        for _, answer in self._link.ask(kind, {site: packets}, self._plan.phase_timeout):
+            if isinstance(answer, Packet):
+                account.add("start", up=size_of(answer))
+                return answer
+        return None
 
     def _in_reach(self, stood: int, before: int) -> int:
         """The round, `before` at the latest, that one message can bring a site to that has completed `stood`."""
@@ -355,7 +407,7 @@ class Federation:
             attempts, aggregates = _since(self._positions[site], after, past)
             requests[site] = [Packet(Finish(manifest.digest(), manifest.rounds, attempts).encode()), *aggregates]
         saved = []
-        for site, answer in self._link.ask("finish", requests, self._plan.train_timeout):
+        for site, answer in self._asked_to_finish(manifest, requests, account):
             if not self._is_placed(manifest, site, answer, "finish", manifest.rounds, account):
                 continue
             if self._has_result(manifest, self._positions[site]):
@@ -363,6 +415,20 @@ class Federation:
             else:
                 self._journal.write("fault", phase="finish", site=site, code=ANOTHER_ADAPTER)
         self._journal.write("finished", rounds=manifest.rounds, saved_at=sorted(saved))
+
+    def _asked_to_finish(
+        self, manifest: Manifest, requests: Mapping[str, list[Packet]], account: Account
+    ) -> Iterator[tuple[str, Packet | SiteRefusal]]:
+        sealed = []
+        for site, answer in self._link.ask("finish", requests, self._plan.train_timeout):
+            if isinstance(answer, SiteRefusal) and answer.code == Sealed.code:
+                sealed.append(site)
+            else:
+                yield site, answer
+        after = manifest.rounds + 1
+        again = {site: requests[site] for site in sealed if self._lends(manifest, site, after, account)}
+        if again:
+            yield from self._link.ask("finish", again, self._plan.train_timeout)
 
     def _has_result(self, manifest: Manifest, position: Position) -> bool:
         """Whether a site ended with the server's adapter, as far as the server may know it."""

@@ -159,7 +159,7 @@ class Policy:
     whole_roster: every site of the roster whose entry is current takes part; the caller checks it.
     """
 
-    schemes: tuple[str, ...] = ("masked",)
+    schemes: tuple[str, ...] = ("masked", "ckks")
     least_survivors: int = 3
     least_threshold: int = 2
     least_colluders: int = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Annotated, Final, TypeVar
 
@@ -9,12 +10,20 @@ from secagg.chain import Position
 from secagg.config import MAX_ROUNDS, MAX_SIZE, VERSION, Setting
 from secagg.errors import FaultySite
 from secagg.identity import Roster, SiteKeys
-from secagg.labels import SIGN_CONSENT, SIGN_HELLO, SIGN_MODEL_CARD, SIGN_READY
+from secagg.labels import (
+    SIGN_CONSENT,
+    SIGN_HELLO,
+    SIGN_MODEL_CARD,
+    SIGN_OPENING_FOR,
+    SIGN_OPENING_WANTED,
+    SIGN_READY,
+)
 from secagg.primitives.signature import is_signed
 from secagg.vector import Layout
 from secagg.wire import Digest, Items, Key32, Length, Name, Range, Signature, Struct
 
 MAX_TENSORS: Final = 20_000
+MAX_OPENING: Final = 1 << 16  # bytes of a sealed opening
 MAX_AGGREGATES: Final = 63  # in one message, behind the request that announces them
 
 
@@ -133,14 +142,54 @@ class Finish(Struct):
     attempts: Annotated[tuple[Annotated[int, Range(1, 1000)], ...], Items(0, MAX_AGGREGATES, by=None)]
 
 
+@dataclass(frozen=True, slots=True)
+class OpeningRequest(Struct):
+    """Server to site: it could not open this round's aggregate; what shall a peer seal the opening to?"""
+
+    TAG = 49
+    session: Digest
+    round: Annotated[int, Range(1, MAX_ROUNDS)]
+    attempt: Annotated[int, Range(1, 1000)]
+
+
+@dataclass(frozen=True, slots=True)
+class OpeningWanted(Struct):
+    """Site to server, and on to a peer: a fresh X25519 key, for what opens the aggregate of one attempt."""
+
+    TAG = 50
+    site: Name
+    session: Digest
+    round: Annotated[int, Range(1, MAX_ROUNDS)]
+    attempt: Annotated[int, Range(1, 1000)]
+    key: Key32
+    signature: Signature
+
+    def digest(self) -> bytes:
+        """32 bytes that name the request."""
+        return hashlib.sha256(self.encode()).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class OpeningFor(Struct):
+    """Peer to server, and on to the site that wants it: the opening, sealed to the key in its request."""
+
+    TAG = 51
+    site: Name
+    wanted: Digest  # of the request
+    sealed: Annotated[bytes, Length(1, MAX_OPENING)]
+    signature: Signature
+
+
 SIGNED: Final[dict[type[Struct], bytes]] = {
     Here: SIGN_HELLO,
     ModelCard: SIGN_MODEL_CARD,
     Consent: SIGN_CONSENT,
     Ready: SIGN_READY,
+    OpeningWanted: SIGN_OPENING_WANTED,
+    OpeningFor: SIGN_OPENING_FOR,
 }
 
-_S = TypeVar("_S", Here, ModelCard, Consent, Ready)
+_S = TypeVar("_S", Here, ModelCard, Consent, Ready, OpeningWanted, OpeningFor)
 
 
 def signed_by(keys: SiteKeys, draft: _S) -> _S:

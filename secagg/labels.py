@@ -36,6 +36,8 @@ SIGN_HELLO: Final = _label("sig hello")
 SIGN_MODEL_CARD: Final = _label("sig model card")
 SIGN_CONSENT: Final = _label("sig consent")
 SIGN_READY: Final = _label("sig ready")
+SIGN_OPENING_WANTED: Final = _label("sig opening wanted")
+SIGN_OPENING_FOR: Final = _label("sig opening for")
 SIGN_ROUND_OPEN: Final = _label("sig round open")
 SIGN_KEY_ADVERT: Final = _label("sig key advert")
 SIGN_SEALED_SHARES: Final = _label("sig sealed shares")
@@ -55,6 +57,21 @@ INITIAL_VALUES: Final = _label("initial values")
 KEY_AT_REST: Final = _label("key at rest")  # a passphrase-sealed key file
 KEY_CHECK: Final = _label("key check")
 
+# ckks
+CKKS_UPDATE: Final = _label("ckks update")
+CKKS_SEED: Final = _label("ckks seed")
+CKKS_DITHER: Final = _label("ckks dither")
+CKKS_KEY: Final = _label("ckks key")
+CKKS_ERROR: Final = _label("ckks error")
+CKKS_PUBLIC: Final = _label("ckks public element")
+BLIND_COMMITMENT: Final = _label("blind seed commitment")
+BLIND_ROSTER: Final = _label("blind roster")
+BLIND_KEY: Final = _label("blind key")
+BLIND_AAD: Final = _label("blind aad")
+BLIND_PAD: Final = _label("blind pad")
+SIGN_BLIND_ADVERT: Final = _label("sig blind advert")
+
 VECTOR_UPDATE: Final = _label("vector update")  # names which vector a mask is for
+VECTOR_TAIL: Final = _label("vector tail")
 
 ALL: Final = {name: value for name, value in list(globals().items()) if isinstance(value, bytes) and name.isupper()}

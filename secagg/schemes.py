@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from secagg.ckks.scheme import CkksScheme
 from secagg.errors import Refused
 from secagg.masked.scheme import MaskedScheme
 from secagg.session import Scheme
 
-SCHEMES: Final[dict[str, Scheme]] = {scheme.name: scheme for scheme in (MaskedScheme(),)}
+SCHEMES: Final[dict[str, Scheme]] = {scheme.name: scheme for scheme in (MaskedScheme(), CkksScheme())}
 
 
 def scheme_named(name: str) -> Scheme:

@@ -227,8 +227,14 @@ class Scheme(Protocol):
     def resume(self, context: RoundContext, keys: ServerKeys, archive: Archive, blob: bytes) -> ServerSession:
         """The session whose `to_bytes` gave `blob`, in its last phase. Raises Malformed if they do not fit."""
 
-    def open(self, context: RoundContext, aggregate: Packet, site: SiteKeys | None = None) -> Mean:
-        """The mean, after every check a site can make. Raises FaultyServer, Malformed or Sealed."""
+    def opening(self, context: RoundContext, state: bytes) -> bytes:
+        """What `open` needs besides the aggregate, from the last `to_bytes` of a session that has sent its vector.
+
+        Secret from the server, known to every site that took part; empty if nothing is needed. Raises Malformed.
+        """
+
+    def open(self, context: RoundContext, aggregate: Packet, opening: bytes = b"") -> Mean:
+        """The mean, after every check a site can make. Raises FaultyServer or Malformed; Sealed without an opening."""
 
     def audit(self, context: RoundContext, aggregate: Packet, archive: Archive) -> Audit:
         """What the vectors in the archive, as many as there are, say of the sum. Raises Malformed or by blame.

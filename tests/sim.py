@@ -17,7 +17,7 @@ from secagg.identity import Roster, RosterEntry, ServerKeys, SiteKeys, public_by
 from secagg.lanes import headroom
 from secagg.primitives.prg import Stream
 from secagg.quantize import QuantizerParams
-from secagg.schemes import scheme_named
+from secagg.schemes import SCHEMES, scheme_named
 from secagg.session import Aggregate, ClientSession, InMemory, Mean, Metrics, Packet, ServerSession, Update, Words
 from secagg.thresholds import plan
 from secagg.vector import Layout, adapter_digest
@@ -116,7 +116,7 @@ class Round:
     consortium: Consortium
     context: RoundContext
     updates: Mapping[str, Update]
-    policy: Policy = field(default_factory=lambda: Policy(largest_weight=1 << 20, least_colluders=0))
+    policy: Policy = field(default_factory=lambda: Policy(tuple(SCHEMES), largest_weight=1 << 20, least_colluders=0))
     drop: Mapping[str, Sequence[str]] = field(default_factory=dict)
     lose: Mapping[str, Sequence[str]] = field(default_factory=dict)
     alter_request: Alter = _as_it_is
@@ -191,9 +191,11 @@ class Round:
         """The sites whose unmask shares were made."""
         return {site for site, client in self.clients.items() if client.released}
 
-    def mean(self, aggregate: Aggregate) -> Mean:
-        """What any site opens."""
-        return self.scheme.open(self.site_context, aggregate.payload)
+    def mean(self, aggregate: Aggregate, site: str = "") -> Mean:
+        """What a site opens: the first survivor, if no other is named."""
+        state = self.clients[site or aggregate.contributors[-1]].to_bytes()
+        opening = self.scheme.opening(self.site_context, state)
+        return self.scheme.open(self.site_context, aggregate.payload, opening)
 
 
 def federation(n: int, size: int = 40, **options: Any) -> Round:

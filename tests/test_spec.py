@@ -17,6 +17,8 @@ import pytest
 import keys.params
 import keys.public
 from secagg import chain, config, enrol, errors, identity, labels, lanes, tally, thresholds, wire
+from secagg.ckks import messages as ckks_messages
+from secagg.ckks import states as ckks_states
 from secagg.initial import initial_adapter
 from secagg.lanes import pack
 from secagg.masked import messages, server, states
@@ -35,7 +37,7 @@ from tests.sim import Consortium, Dice, Round, plain_mean, random_update
 ROOT = Path(__file__).parent.parent
 SPEC = (ROOT / "protocol_spec.md").read_text(encoding="utf-8")
 PACKAGES = ("secagg", "keys", "fedclient", "fedserver", "benchmarks", "tests")
-MODULES = (chain, config, enrol, identity, quantize_params, messages, keys.public)
+MODULES = (chain, config, enrol, identity, quantize_params, messages, ckks_messages, ckks_states, keys.public)
 _HEADING = re.compile(r"^#{2,4} (?:Appendix )?(\d+(?:\.\d+)*|[A-Z])\b", re.MULTILINE)
 _CITATION = re.compile(r"spec §[\d., §-]*\d")
 _CAPTION = re.compile(r"^\*\*`(\w+)`\*\* \((.*)\)$", re.MULTILINE)
@@ -478,7 +480,7 @@ def test_a_site_written_from_the_spec_alone_takes_part_and_the_sum_is_the_same(g
     for site in ("site-01", "site-04"):
         round_.clients[site] = Adapted(independent(consortium, context, site, size))  # type: ignore[assignment]
     aggregate = round_.run()
-    mean = round_.mean(aggregate)
+    mean = round_.mean(aggregate, "site-06")
     step = 2 * context.header.range_q40 / 2.0**40 / context.manifest.quantizer.levels
     error = mean.values - plain_mean(updates, mean.contributors)
     assert round_.refusals == {} and round_.server.faults == {}

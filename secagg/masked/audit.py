@@ -20,19 +20,22 @@ from secagg.masked.messages import (
     sum_words_digest,
 )
 from secagg.masked.opening import masks_in_sum, require_projections, vectors_beside
-from secagg.projection import project
+from secagg.masked.payload import Payload, QuantizedUpdate, project_vector
 from secagg.session import Archive, Audit, Packet, Words
 
 
-def audit_aggregate(context: RoundContext, aggregate: Packet, archive: Archive) -> Audit:
+def audit_aggregate(
+    context: RoundContext, aggregate: Packet, archive: Archive, payload: Payload | None = None
+) -> Audit:
     """What the vectors say of the sum. Raises Malformed or by blame if the record itself does not hold."""
+    payload = payload or QuantizedUpdate(context)
     head = MaskedAggregate.decode(aggregate.head)
     record, transcript = head.record, head.record.transcript()
     _require_place(context, record)
     require_record(context, record)
-    total, attached = vectors_beside(context, head, aggregate)
+    total, attached = vectors_beside(payload, head, aggregate)
     require_projections(context, head, transcript)
-    return _Auditor(context, head, transcript, total).audit(archive, attached)
+    return _Auditor(context, payload, head, transcript, total).audit(archive, attached)
 
 
 def _require_place(context: RoundContext, record: RoundRecord) -> None:
@@ -55,11 +58,14 @@ def _require_place(context: RoundContext, record: RoundRecord) -> None:
 class _Auditor:
     """Takes one vector after the other off the sum with its masks, and so comes to zero if the sum is theirs."""
 
-    def __init__(self, context: RoundContext, head: MaskedAggregate, transcript: bytes, total: Words) -> None:
-        self._context, self._head, self._total = context, head, total
+    def __init__(
+        self, context: RoundContext, payload: Payload, head: MaskedAggregate, transcript: bytes, total: Words
+    ) -> None:
+        self._context, self._payload, self._head, self._total = context, payload, head, total
         self._seed = challenge_seed(context, transcript)
         self._projections = {each.site: each for each in head.projections}
-        self._rest = total.copy()
+        self._rest = total[: payload.words].copy()
+        self._tails = payload.tail_sum()
         self._missing: list[str] = []
         self._altered: list[str] = []
         self._false: list[str] = []
@@ -84,17 +90,27 @@ class _Auditor:
     def _take(self, vector: MaskedVector, words: Words | None) -> None:
         if words is None:
             self._missing.append(vector.site)
-        elif words.shape != self._rest.shape or masked_words_digest(self._context.digest, words) != vector.words:
+        elif words.shape != self._shape or masked_words_digest(self._context.digest, words) != vector.words:
             self._altered.append(vector.site)
         else:
-            np.subtract(self._rest, words, out=self._rest)
+            np.subtract(self._rest, words[: self._payload.words], out=self._rest)
+            if self._payload.tail_words:
+                self._tails.add(words[self._payload.words :])
             if not self._is_true(self._projections.get(vector.site), words):
                 self._false.append(vector.site)
 
     def _is_true(self, projections: Projections | None, words: Words) -> bool:
-        return projections is None or np.array_equal(projections.words(), project(self._seed, words))
+        return projections is None or np.array_equal(
+            projections.words(), project_vector(self._payload, self._seed, words)
+        )
 
     def _wrong_words(self) -> int:
         masks = masks_in_sum(self._context, self._head.record)
         Masks(masks.plus, masks.minus).apply(self._rest)
-        return int(np.count_nonzero(self._rest))
+        tail = self._total[self._payload.words :]
+        wrong_tail = np.count_nonzero(self._tails.words() != tail) if self._payload.tail_words else 0
+        return int(np.count_nonzero(self._rest)) + int(wrong_tail)
+
+    @property
+    def _shape(self) -> tuple[int]:
+        return (self._payload.words + self._payload.tail_words,)

@@ -18,9 +18,10 @@ from secagg.labels import (
     SIGN_SEALED_SHARES,
     SIGN_SURVIVORS,
     SIGN_UNMASK_SHARES,
+    VECTOR_TAIL,
 )
 from secagg.masked.checks import require_adverts, require_quorum, require_record, require_statements, require_vectors
-from secagg.masked.graph import box_aad, box_key, challenge_seed, neighbour_seeds, rotation_seed, self_seed
+from secagg.masked.graph import box_aad, box_key, challenge_seed, neighbour_seeds, self_seed
 from secagg.masked.masks import Masks
 from secagg.masked.messages import (
     REQUESTS,
@@ -47,6 +48,7 @@ from secagg.masked.messages import (
     survivor_set_digest,
 )
 from secagg.masked.params import SECRET
+from secagg.masked.payload import Payload, QuantizedUpdate, project_vector
 from secagg.masked.states import (
     Advertised,
     Checked,
@@ -61,13 +63,9 @@ from secagg.masked.states import (
 )
 from secagg.primitives.aead import seal, unseal
 from secagg.primitives.agreement import agree, load, public_key
-from secagg.primitives.prg import SEED_BYTES, Stream
 from secagg.primitives.shamir import SHARE_BYTES, split
 from secagg.primitives.signature import is_signed
-from secagg.projection import project
-from secagg.quantize import Quantizer
 from secagg.session import Packet, Rng, Update, Words
-from secagg.tally import WORDS, Tally
 from secagg.wire import Struct, tag_of
 
 
@@ -82,8 +80,12 @@ class MaskedClient:
         update: Update | None,
         rng: Rng,
         state: State,
+        payload: Payload | None = None,
     ) -> None:
-        """Raises Refused if the policy forbids the manifest, Misuse if the update does not fit it."""
+        """payload: what the vector holds; the quantised update unless another scheme says otherwise.
+
+        Raises Refused if the policy forbids the manifest, Misuse if the update does not fit it.
+        """
         policy.check(context.manifest)
         if context.identity_key(keys.site) != keys.public:
             raise Misuse("these keys are not the roster's for this site")
@@ -92,6 +94,7 @@ class MaskedClient:
         self._context = context
         self._keys = keys
         self._update = update
+        self._payload = payload or QuantizedUpdate(context)
         self._rng = rng
         self._state = state
         self._sent: Words | None = None  # the masked words; the server has them too
@@ -106,6 +109,7 @@ class MaskedClient:
         update: Update | None,
         rng: Rng,
         sent: Words | None = None,
+        payload: Payload | None = None,
     ) -> MaskedClient:
         """The session that `to_bytes` wrote. Raises Malformed, or Misuse if it still needs the update."""
         if not blob.startswith(context.digest):
@@ -113,7 +117,7 @@ class MaskedClient:
         state = decode_state(blob[len(context.digest) :])
         if update is None and isinstance(state, Fresh | Advertised | Shared):
             raise Misuse("a session that has not sent its vector needs the update")
-        session = cls(context, keys, policy, update, rng, state)
+        session = cls(context, keys, policy, update, rng, state, payload)
         session._sent = sent
         return session
 
@@ -261,23 +265,21 @@ class MaskedClient:
         return tuple(sorted(held, key=lambda each: each.site))
 
     def _masked_words(self, state: Shared, h2: bytes, names: Sequence[str]) -> Words:
-        """Quantises, packs and masks block by block: memory beyond update and result stays constant."""
-        context, own, update = self._context, self._keys.site, self._update
+        """Masks the payload block by block: memory beyond update and result stays constant."""
+        context, own, update, payload = self._context, self._keys.site, self._update, self._payload
         if update is None:
             raise Misuse("the session lost its update")
         peers = [(each.site, each.mask_key) for each in state.adverts if each.site in set(names) - {own}]
         seeds = neighbour_seeds(context, h2, state.mask_secret, own, peers)
         masks = Masks((*seeds.plus, self_seed(context, h2, own, state.seed)), seeds.minus)
-        quantizer = quantizer_of(context)
-        words, start = np.empty(words_of(context), np.uint64), 0
-        blocks = quantizer.blocks(update.values, update.weight, Stream(self._rng(SEED_BYTES)))
-        for block in blocks:
+        words, start = np.empty(payload.words + payload.tail_words, np.uint64), 0
+        contribution = payload.contribute(update, self._rng)
+        if payload.tail_words:
+            words[payload.words :] = contribution.tail(self_seed(context, h2, own, state.seed, VECTOR_TAIL))
+        for block in contribution.blocks():
             masks.apply(block)
             words[start : start + block.size] = block
             start += block.size
-        tail = Tally.of(update.metrics, update.weight, blocks.clipped, blocks.peak_q40).words()
-        masks.apply(tail)
-        words[start:] = tail
         return words
 
     # ------------------------------------------------------------------ trip 3: consistency
@@ -319,9 +321,9 @@ class MaskedClient:
         if self._sent is None or masked_words_digest(context.digest, self._sent) != own_vector.words:
             raise Refused("this site's masked words are lost; they have to travel instead")
         record = message.transcript()
-        values = project(challenge_seed(context, record), self._sent).astype("<u8").tobytes()
-        draft = Projections(own, record, values, bytes(64))
-        reply = Projections(own, record, values, self._sign(SIGN_PROJECTIONS, draft))
+        values = project_vector(self._payload, challenge_seed(context, record), self._sent)
+        draft = Projections(own, record, values.astype("<u8").tobytes(), bytes(64))
+        reply = Projections(own, record, draft.values, self._sign(SIGN_PROJECTIONS, draft))
         return Checked(record), Packet(reply.encode())
 
 
@@ -333,23 +335,6 @@ TRANSITIONS: Final[dict[tuple[type[State], type[Struct]], Callable[..., tuple[St
     (Signed, SurvivorProof): MaskedClient._unmask,  # spec §11.4.5
     (Spent, RoundRecord): MaskedClient._check,  # spec §11.4.6
 }
-
-
-def quantizer_of(context: RoundContext) -> Quantizer:
-    """The round's quantiser: the manifest's parameters, the header's range, the round's rotation."""
-    manifest = context.manifest
-    return Quantizer(
-        manifest.quantizer,
-        len(manifest.sites),
-        manifest.size,
-        context.header.range_q40,
-        rotation_seed(context),
-    )
-
-
-def words_of(context: RoundContext) -> int:
-    """Number of words of a masked vector: the values' and the tally's."""
-    return quantizer_of(context).words + len(WORDS)
 
 
 _BY_TAG: Final[dict[int, type[Struct]]] = {message.TAG: message for message in REQUESTS}

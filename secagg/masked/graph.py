@@ -36,9 +36,9 @@ def pair_seed(
     return derive(agree(secret, peer_key), context.digest, info, SEED_BYTES)
 
 
-def self_seed(context: RoundContext, share_set: bytes, site: str, seed: bytes) -> bytes:
-    """The 48-byte seed of a site's own mask, from its 32-byte secret b."""
-    info = SELF_MASK + place(context, site) + share_set + VECTOR_UPDATE
+def self_seed(context: RoundContext, share_set: bytes, site: str, seed: bytes, vector: bytes = VECTOR_UPDATE) -> bytes:
+    """The 48-byte seed of a site's own mask, from its 32-byte secret b. vector: the label of what it masks."""
+    info = SELF_MASK + place(context, site) + share_set + vector
     return derive(seed, context.digest, info, SEED_BYTES)
 
 

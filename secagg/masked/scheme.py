@@ -44,7 +44,11 @@ class MaskedScheme:
         """The session at the check of the sum. Raises Malformed."""
         return MaskedServer.resumed(context, keys, archive, blob)
 
-    def open(self, context: RoundContext, aggregate: Packet, site: SiteKeys | None = None) -> Mean:
+    def opening(self, context: RoundContext, state: bytes) -> bytes:
+        """Nothing is needed."""
+        return b""
+
+    def open(self, context: RoundContext, aggregate: Packet, opening: bytes = b"") -> Mean:
         """The mean; no site's secret is needed."""
         return open_aggregate(context, aggregate)
 

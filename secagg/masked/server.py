@@ -19,7 +19,6 @@ from secagg.labels import (
     SIGN_UNMASK_SHARES,
 )
 from secagg.masked.checks import require_advert, require_signed, require_statements
-from secagg.masked.client import words_of
 from secagg.masked.graph import challenge_seed
 from secagg.masked.masks import unmask
 from secagg.masked.messages import (
@@ -46,10 +45,10 @@ from secagg.masked.messages import (
     sum_words_digest,
     survivor_set_digest,
 )
-from secagg.masked.opening import masks_in_sum, total_of
+from secagg.masked.opening import masks_in_sum, project_rest, total_of
+from secagg.masked.payload import Payload, QuantizedUpdate, project_vector
 from secagg.masked.reveal import reveal_keys, reveal_seeds
 from secagg.primitives.signature import sign
-from secagg.projection import project
 from secagg.session import Aggregate, Archive, Packet, Words, require_words
 
 PHASES: Final = ("advertise", "share", "mask", "consent", "unmask", "check")
@@ -58,8 +57,11 @@ PHASES: Final = ("advertise", "share", "mask", "consent", "unmask", "check")
 class MaskedServer:
     """Implements `secagg.session.ServerSession`; learns the sum and nothing else."""
 
-    def __init__(self, context: RoundContext, keys: ServerKeys, archive: Archive, threads: int = 2) -> None:
-        """context.cohort: the sites to ask. archive: takes the masked vectors as they come.
+    def __init__(
+        self, context: RoundContext, keys: ServerKeys, archive: Archive, payload: Payload | None = None,
+        threads: int = 2,
+    ) -> None:  # fmt: skip
+        """context.cohort: the sites to ask. archive: takes the vectors as they come. payload: as at the sites.
 
         Raises TooFewSites, Misuse if the manifest names another key.
         """
@@ -78,7 +80,9 @@ class MaskedServer:
         self._statements: dict[str, ShareStatement] = {}
         self._boxes: dict[str, dict[str, Box]] = {}  # sender -> receiver -> box
         self._vectors: dict[str, MaskedVector] = {}
-        self._sum = np.zeros(words_of(context), np.uint64)
+        self._payload = payload or QuantizedUpdate(context)
+        self._sum = np.zeros(self._payload.words, np.uint64)
+        self._tails = self._payload.tail_sum()
         self._signatures: dict[str, SurvivorSignature] = {}
         self._shares: dict[str, UnmaskShares] = {}
         self._masked_sum: Words = self._sum  # of the vectors, kept to compare with their projections
@@ -89,19 +93,21 @@ class MaskedServer:
         self._result: Aggregate | None = None
 
     @classmethod
-    def resumed(cls, context: RoundContext, keys: ServerKeys, archive: Archive, blob: bytes) -> MaskedServer:
+    def resumed(
+        cls, context: RoundContext, keys: ServerKeys, archive: Archive, blob: bytes, payload: Payload | None = None
+    ) -> MaskedServer:
         """The session after its unmasking, from `to_bytes` and the archive. Raises Malformed if they do not fit."""
         record = RoundRecord.decode(blob)
         if record.header != context.header:
             raise Malformed("the record belongs to another attempt")
         survivors = tuple(each.site for each in record.vectors)
-        server = cls(replace(context, cohort=survivors), keys, archive)
+        server = cls(replace(context, cohort=survivors), keys, archive, payload)
         server._vectors = {each.site: each for each in record.vectors}
         for site in survivors:
             words = archive.get(site)
-            if words.shape != server._sum.shape:
+            if words.shape != (server._payload.words + server._payload.tail_words,):
                 raise Malformed("the archive is not the one the record was made from")
-            np.add(server._sum, words, out=server._sum)
+            server._add(words)
         if server._unmasked(record) != record.sum_words:
             raise Malformed("the archive is not the one the record was made from")
         server._ask_about(record, set(survivors))
@@ -236,12 +242,19 @@ class MaskedServer:
         if message.share_set != share_set_digest(self._context.digest, _by_site(self._statements)):
             raise FaultySite(site, "it masked over another share set")
         require_signed(self._context, SIGN_MASKED_VECTOR, message, site, message.signature)
-        words = require_words(packet, self._sum.size)
+        words = require_words(packet, self._payload.words + self._payload.tail_words)
         if masked_words_digest(self._context.digest, words) != message.words:
             raise FaultySite(site, "its words are not those it signed")
+        self._add(words)
         self._archive.put(site, words)
-        np.add(self._sum, words, out=self._sum)
         self._vectors[site] = message
+
+    def _add(self, vector: Words) -> None:
+        """Adds a vector, as a whole or not at all. Raises Malformed for a tail that no site can have made."""
+        masked, tail = vector[: self._payload.words], vector[self._payload.words :]
+        if self._payload.tail_words:
+            self._tails.add(tail)
+        np.add(self._sum, masked, out=self._sum)
 
     # ------------------------------------------------------------------ trip 3
 
@@ -301,7 +314,10 @@ class MaskedServer:
         masks = masks_in_sum(self._context, record)
         self._masked_sum = self._sum.copy()
         unmask(self._sum, masks.minus, masks.plus, self._threads)
-        return sum_words_digest(self._context.digest, self._sum)
+        return sum_words_digest(self._context.digest, self._sum_and_tail())
+
+    def _sum_and_tail(self) -> Words:
+        return np.concatenate((self._sum, self._tails.words())) if self._payload.tail_words else self._sum
 
     def _ask_about(self, record: RoundRecord, sites: set[str]) -> None:
         self._record, self._transcript, self._checking = record, record.transcript(), sites
@@ -330,21 +346,23 @@ class MaskedServer:
         if not self._is_proved():
             self._drop_false_projections()
         silent = [site for site in sorted(self._vectors) if site not in self._projections]
-        words = np.concatenate([self._sum, *map(self._archive.get, silent)]) if silent else self._sum
+        words = self._sum_and_tail()
+        if silent:
+            words = np.concatenate([words, *map(self._archive.get, silent)])
         head = MaskedAggregate(self._settled_record(), _by_site(self._projections))
         self._result = Aggregate(Packet(head.encode(), words), tuple(sorted(self._vectors)))
 
     def _is_proved(self) -> bool:
-        rest = self._masked_sum
-        for site in self._vectors.keys() - self._projections.keys():
-            rest = rest - self._archive.get(site)
-        expected = project(challenge_seed(self._context, self._transcript), rest)
+        silent = [self._archive.get(site) for site in self._vectors.keys() - self._projections.keys()]
+        tail = self._tails.words() if self._payload.tail_words else self._sum[:0]
+        seed = challenge_seed(self._context, self._transcript)
+        expected = project_rest(self._payload, seed, [self._masked_sum], tail, silent)
         return np.array_equal(expected, total_of(_by_site(self._projections)))
 
     def _drop_false_projections(self) -> None:
         seed = challenge_seed(self._context, self._transcript)
         for site, message in list(self._projections.items()):
-            if not np.array_equal(message.words(), project(seed, self._archive.get(site))):
+            if not np.array_equal(message.words(), project_vector(self._payload, seed, self._archive.get(site))):
                 self.faults[site] = FaultySite(site, "its projections are not of the words it sent")
                 del self._projections[site]
 

@@ -49,7 +49,10 @@ class Opening:
         sums = unpack(words, self._params.lane_bits, self._lanes)
         if sums[out.size :].any():
             raise FaultyServer("an unused lane of the sum is not zero")
-        sums = sums[: out.size]
+        self.sums(sums[: out.size], out)
+
+    def sums(self, sums: NDArray[np.uint64], out: Vector) -> None:
+        """Writes the mean of the next sums of levels to `out`, as long. Raises FaultyServer as `block` does."""
         low, high = int(sums.min()), int(sums.max())
         if high > self._full:
             raise FaultyServer("a lane of the sum exceeds the total weight times the levels")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
+from numpy.typing import NDArray
 
 from secagg.errors import FaultyServer, Misuse
 from secagg.lanes import BLOCK_WORDS, lanes_per_word, words_for
 from secagg.primitives.prg import SEED_BYTES, Stream
 from secagg.quantize.blocks import Blocks
+from secagg.quantize.levels import Levels
 from secagg.quantize.opening import Opened, Opening
 from secagg.quantize.params import MAX_RANGE_Q40, QuantizerParams
+from secagg.rotate import BLOCK
 from secagg.session import Words
 from secagg.vector import Vector
 from secagg.wire import MAX_SITES
@@ -36,18 +41,22 @@ class Quantizer:
         self.rotation_seed = rotation_seed
         self.words = words_for(size, params.lane_bits)
 
-    def blocks(self, values: Vector, weight: int, dither: Stream) -> Blocks:
-        """The update in packed blocks of at most 32,768 words.
+    def levels(self, values: Vector, weight: int, dither: Stream) -> Levels:
+        """The update's levels.
 
         values: finite float32 (size,), C-contiguous, left as it is. weight: 1..weight cap. dither: the site's
-        private stream, never used before. Raises Misuse, before any block.
+        private stream, never used before. Raises Misuse, before any level.
         """
         if values.dtype != np.float32 or values.shape != (self.size,) or not values.flags.c_contiguous:
             raise Misuse(f"expected contiguous float32 values of shape ({self.size},)")
         if not 1 <= weight <= self.params.weight_cap:
             raise Misuse(f"a weight lies in 1..{self.params.weight_cap}")
         signs = Stream(self.rotation_seed)
-        return Blocks(self.params, self.range_q40, signs, values=values, weight=weight, dither=dither)
+        return Levels(self.params, self.range_q40, signs, values=values, weight=weight, dither=dither)
+
+    def blocks(self, values: Vector, weight: int, dither: Stream) -> Blocks:
+        """The update in packed blocks of at most 32,768 words; arguments as for `levels`. Raises Misuse."""
+        return Blocks(self.levels(values, weight, dither), self.size, self.params.lane_bits, weight)
 
     def open(self, sum_words: Words, total_weight: int) -> Opened:
         """The weighted mean of the updates that `sum_words` sums, bit-identical on every machine.
@@ -57,13 +66,33 @@ class Quantizer:
         """
         if sum_words.dtype != np.uint64 or sum_words.shape != (self.words,):
             raise Misuse(f"expected a sum of {self.words} uint64 words")
-        if not 1 <= total_weight <= self.sites * self.params.weight_cap:
-            raise FaultyServer("the total weight lies outside 1..sites x weight cap")
-        signs = Stream(self.rotation_seed)
-        opening = Opening(self.params, self.range_q40, signs, total_weight=total_weight, size=self.size)
+        opening = self._opening(total_weight)
         mean = np.empty(self.size, np.float32)
         lanes = lanes_per_word(self.params.lane_bits)
         for start in range(0, self.words, BLOCK_WORDS):
             words = sum_words[start : start + BLOCK_WORDS]
             opening.block(words, mean[start * lanes : (start + words.size) * lanes])
         return Opened(mean, opening.largest)
+
+    def open_sums(self, sums: Iterable[NDArray[np.uint64]], total_weight: int) -> Opened:
+        """As `open`, from the sums of the weighted levels themselves.
+
+        sums: `size` in all, in pieces of a multiple of 4,096 up to the last. Raises Misuse for other pieces.
+        """
+        opening = self._opening(total_weight)
+        mean = np.empty(self.size, np.float32)
+        done = 0
+        for piece in sums:
+            if done % BLOCK or piece.size > self.size - done:
+                raise Misuse(f"expected {self.size} sums in pieces of a multiple of {BLOCK}")
+            opening.sums(piece, mean[done : done + piece.size])
+            done += piece.size
+        if done != self.size:
+            raise Misuse(f"expected {self.size} sums in pieces of a multiple of {BLOCK}")
+        return Opened(mean, opening.largest)
+
+    def _opening(self, total_weight: int) -> Opening:
+        if not 1 <= total_weight <= self.sites * self.params.weight_cap:
+            raise FaultyServer("the total weight lies outside 1..sites x weight cap")
+        signs = Stream(self.rotation_seed)
+        return Opening(self.params, self.range_q40, signs, total_weight=total_weight, size=self.size)

@@ -26,7 +26,10 @@ from secagg.vector import Layout, Vector
 from secagg.wire import tag_of
 from tests.sim import Consortium, Dice, random_update
 
-PHASES = {10: "advertise", 12: "share", 14: "mask", 16: "consent", 18: "unmask", 21: "check"}  # by the request's tag
+REQUESTS = {  # by the request's tag
+    10: "advertise", 12: "share", 14: "mask", 16: "consent", 18: "unmask", 21: "check", 61: "share", 63: "mask"
+}  # fmt: skip
+PHASES = tuple(dict.fromkeys(REQUESTS.values()))
 LAYOUT = Layout((("m.lora_A.weight", (8, 50)), ("m.lora_B.weight", (60, 8))))
 
 
@@ -50,7 +53,7 @@ class Where:
         if kind != "answer":
             return cls(kind, site, kind)
         ref = AttemptRef.decode(packets[0].head)
-        return cls(kind, site, PHASES[tag_of(packets[1].head)], ref.round, ref.attempt)
+        return cls(kind, site, REQUESTS[tag_of(packets[1].head)], ref.round, ref.attempt)
 
     def asks(self, phase: str, round_: int = 1, attempt: int = 1) -> bool:
         """Whether this is that phase of that attempt."""

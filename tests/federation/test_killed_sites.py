@@ -15,7 +15,7 @@ from secagg.session import Packet
 from tests.federation.direct import PHASES, Bench, Killed, Where
 
 VICTIM, OTHER = "site-02", "site-04"
-phases = pytest.mark.parametrize("phase", PHASES.values())
+phases = pytest.mark.parametrize("phase", PHASES)
 
 
 def contributes_after(phase: str) -> bool:
@@ -57,7 +57,7 @@ def test_a_site_that_dies_before_a_phase_and_stays_away_is_a_dropout(bench: Benc
     assert silent == [(phase, VICTIM)]
 
 
-@pytest.mark.parametrize(("phase", "restarts"), product(PHASES.values(), (False, True)))
+@pytest.mark.parametrize(("phase", "restarts"), product(PHASES, (False, True)))
 def test_an_answer_that_was_lost_is_not_given_again(bench: Bench, phase: str, restarts: bool) -> None:
     """The reply is durable when the process dies, or the network loses it; the server asks once more."""
     asked: list[Sequence[Packet]] = []
@@ -117,7 +117,7 @@ def test_a_check_that_nobody_answers_costs_traffic_and_no_round(bench: Bench) ->
     assert not bench.events("void")
 
 
-@pytest.mark.parametrize("phase", [phase for phase in PHASES.values() if phase != "check"])
+@pytest.mark.parametrize("phase", [phase for phase in PHASES if phase != "check"])
 def test_below_the_threshold_the_round_is_void_and_names_who_was_missing(bench: Bench, phase: str) -> None:
     """Tried again at once; only after unmask shares have left is there no second attempt."""
 

@@ -129,7 +129,7 @@ def test_an_answer_that_does_not_decode_counts_for_nothing(bench: Bench, kind: s
     assert (LIAR in bench.events("finished")[-1]["saved_at"]) == (kind == "start")
 
 
-@pytest.mark.parametrize("phase", PHASES.values())
+@pytest.mark.parametrize("phase", PHASES)
 def test_a_replys_flipped_byte_costs_the_site_the_round_and_is_put_down_to_it(bench: Bench, phase: str) -> None:
     def flip(bench: Bench, where: Where, packet: Packet) -> Packet:
         return Packet(packet.head[:-1] + bytes([packet.head[-1] ^ 1]), packet.words)

@@ -51,7 +51,7 @@ def test_a_server_that_dies_between_rounds_goes_on_and_keeps_what_was_committed(
     assert all(learner.trained == [1, 2] for learner in bench.learners.values())
 
 
-@pytest.mark.parametrize("phase", PHASES.values())
+@pytest.mark.parametrize("phase", PHASES)
 def test_a_server_that_dies_in_a_round_resumes_with_a_new_attempt_unless_shares_had_left(
     bench: Bench, phase: str
 ) -> None:

@@ -95,7 +95,7 @@ def test_a_disk_that_is_full_at_any_flush_costs_at_most_a_round(
         shutil.rmtree(bench.folder)
 
 
-@pytest.mark.parametrize("phase", PHASES.values())
+@pytest.mark.parametrize("phase", PHASES)
 def test_an_answer_that_a_full_disk_held_back_is_given_when_the_server_asks_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, phase: str
 ) -> None:

@@ -132,14 +132,14 @@ def test_projections_of_a_dropout_do_not_count() -> None:
 def test_a_survivor_without_projections_must_have_its_words_there() -> None:
     round_, head, words = finished()
     fewer = replace(head, projections=without(head.projections, "site-03"))
-    refused(fewer, words, FaultyServer, "as many for each of 1 silent sites")
+    refused(fewer, words, FaultyServer, "10 for each of 1 silent sites")
     true = round_.archive.get("site-03")
     whole = np.concatenate((words, true))
     mean = round_.scheme.open(round_.site_context, Packet(fewer.encode(), whole))
     wanted = round_.scheme.open(round_.site_context, Packet(head.encode(), words))
     assert mean.values.tobytes() == wanted.values.tobytes()
     assert mean.transcript == wanted.transcript
-    refused(head, whole, FaultyServer, "as many for each of 0 silent sites")
+    refused(head, whole, FaultyServer, "10 for each of 0 silent sites")
 
 
 def test_words_in_place_of_projections_are_those_their_site_signed() -> None:

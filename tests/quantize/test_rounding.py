@@ -128,3 +128,11 @@ def test_an_update_above_its_l2_bound_is_scaled_down_to_it() -> None:
 def test_an_update_below_its_l2_bound_is_not_scaled() -> None:
     values = normal(5000)
     assert (words_of(quantizer(5000), values) == words_of(quantizer(5000, clip=1 << 40), values)).all()
+
+
+def test_a_value_of_two_to_the_64_is_quantised_and_the_next_float_is_not() -> None:
+    largest = np.float32(2.0**64)
+    for sign in (np.float32(1), np.float32(-1)):
+        quantizer(1).blocks(np.array([sign * largest], np.float32), 1, dither())
+        with pytest.raises(Misuse, match="beyond"):
+            quantizer(1).blocks(sign * np.nextafter(np.array([largest]), np.float32(np.inf)), 1, dither())

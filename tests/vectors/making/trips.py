@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from secagg.masked.client import quantizer_of
 from secagg.masked.graph import box_aad, box_key, challenge_seed, pair_seed, rotation_seed, self_seed
 from secagg.masked.messages import (
     KeyAdvert,
@@ -18,6 +17,7 @@ from secagg.masked.messages import (
     share_set_digest,
     survivor_set_digest,
 )
+from secagg.masked.payload import quantizer_of
 from secagg.primitives.agreement import agree
 from secagg.primitives.prg import Stream
 from secagg.primitives.shamir import SHARE_BYTES, P, split

@@ -1,0 +1,61 @@
+"""CKKS mode behind the common interface."""
+
+from __future__ import annotations
+
+from secagg.ckks.client import CkksClient, read_state
+from secagg.ckks.opening import open_aggregate
+from secagg.ckks.payload import KeyAndCiphertext
+from secagg.ckks.server import CkksServer
+from secagg.ckks.states import Opening
+from secagg.config import Policy, RoundContext
+from secagg.errors import Sealed
+from secagg.identity import ServerKeys, SiteKeys
+from secagg.masked.audit import audit_aggregate
+from secagg.session import Archive, Audit, Mean, Packet, Rng, Update, Words
+
+
+class CkksScheme:
+    """CKKS under one-time keys whose sum goes through masked mode, blind to the server; only sites open the sum."""
+
+    name = "ckks"
+    needs = frozenset({"identity"})
+
+    def client(self, context: RoundContext, keys: SiteKeys, policy: Policy, update: Update, rng: Rng) -> CkksClient:
+        """A fresh session. Raises Refused or Misuse."""
+        return CkksClient(context, keys, policy, update, rng)
+
+    def restore(
+        self,
+        context: RoundContext,
+        keys: SiteKeys,
+        policy: Policy,
+        blob: bytes,
+        update: Update | None,
+        rng: Rng,
+        sent: Words | None = None,
+    ) -> CkksClient:
+        """The session that `to_bytes` wrote. Raises Malformed or Misuse."""
+        return CkksClient.restored(context, keys, policy, blob, update, rng, sent)
+
+    def server(self, context: RoundContext, keys: ServerKeys, archive: Archive) -> CkksServer:
+        """A session for the sites of `context.cohort`."""
+        return CkksServer(context, keys, archive)
+
+    def resume(self, context: RoundContext, keys: ServerKeys, archive: Archive, blob: bytes) -> CkksServer:
+        """The session at the check of the sum. Raises Malformed."""
+        return CkksServer(context, keys, archive, blob)
+
+    def audit(self, context: RoundContext, aggregate: Packet, archive: Archive) -> Audit:
+        """What the vectors and ciphertexts say of the sum; it takes no opening. Raises Malformed or by blame."""
+        return audit_aggregate(context, aggregate, archive, KeyAndCiphertext(context))
+
+    def opening(self, context: RoundContext, state: bytes) -> bytes:
+        """The blind seeds of the round's sites. Raises Malformed."""
+        return Opening(read_state(context, state).seeds).encode()
+
+    def open(self, context: RoundContext, aggregate: Packet, opening: bytes = b"") -> Mean:
+        """The mean, for who has the survivors' blind seeds. Raises Sealed without them."""
+        if not opening:
+            raise Sealed("only a site that took part can open the sum")
+        seeds = {each.site: each.seed for each in Opening.decode(opening).seeds}
+        return open_aggregate(context, aggregate, seeds)

@@ -1,0 +1,1 @@
+"""CKKS with one-time keys."""
