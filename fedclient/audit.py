@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Never
 
@@ -12,16 +12,17 @@ import numpy as np
 from fedclient.settings import LocalError
 from fedclient.transcript import MANIFEST, VECTORS, Damaged, FolderArchive, Transcript
 from secagg.chain import Position
-from secagg.config import Manifest, RoundContext
-from secagg.errors import Malformed, Misuse, SecAggError
+from secagg.config import Manifest, RoundContext, RoundHeader
+from secagg.errors import Malformed, Misuse, Sealed, SecAggError
 from secagg.identity import Roster
 from secagg.initial import initial_adapter
 from secagg.schemes import scheme_named
-from secagg.session import Archive, Audit, InMemory, Words
+from secagg.session import Archive, Audit, InMemory, Mean, Packet, Words
 from secagg.vector import Layout, Vector, adapter_digest
 
 Step = Callable[[str], None]  # told before each piece of work what it is about
 VectorsOf = Callable[[int], Archive]  # a round's masked vectors, as far as they are here
+OpeningOf = Callable[[int, int], bytes]  # (round, attempt) -> what a site has to open that sum with; empty for nothing
 ANOTHER_COPY = "get it from somebody else who took part in the session; the server and every site keep one"
 
 
@@ -42,14 +43,18 @@ class Fixed:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """One round that went as it should, as far as the vectors that were there can tell."""
+    """One round that went as it should, as far as the vectors that were there can tell.
+
+    adapter: the digest of the adapter after it; None if the sum could not be read and no later record names it.
+    is_recomputed: it was made from the sums; otherwise it stands in the next round's record, by its survivors' word.
+    """
 
     round: int
     attempt: int
     quorum: int
     audit: Audit
-    transcript: bytes
-    adapter: bytes
+    adapter: bytes | None
+    is_recomputed: bool
 
 
 def read_fixed(transcript: Transcript) -> Fixed:
@@ -96,14 +101,21 @@ def _is_signed(roster: Roster) -> bool:
     return True
 
 
+def no_opening(_round: int, _attempt: int) -> bytes:
+    """What there is to open sums with at the server, and in a site's home without its key."""
+    return b""
+
+
 def verify(
-    transcript: Transcript, fixed: Fixed, wanted: Collection[int], vectors_of: VectorsOf, step: Step
-) -> Iterator[Verified]:
+    transcript: Transcript, fixed: Fixed, wanted: Collection[int], vectors_of: VectorsOf, opening_of: OpeningOf,
+    step: Step,
+) -> Iterator[Verified]:  # fmt: skip
     """Walks the chain to the last wanted round, and gives what it found of each wanted one.
 
-    Raises AuditError at the first round that is wrong.
+    A sum that cannot be read here is checked all the same; adapter and range of the next round are then those of its
+    record. Raises AuditError at the first round that is wrong.
     """
-    walk = _Walk(transcript, fixed, step)
+    walk = _Walk(transcript, fixed, opening_of, step)
     for round_ in range(1, max(wanted) + 1):
         verified = walk.take(round_, vectors_of(round_) if round_ in wanted else InMemory())
         if round_ in wanted:
@@ -113,11 +125,12 @@ def verify(
 class _Walk:
     """Where a site that opened the rounds so far stands."""
 
-    def __init__(self, transcript: Transcript, fixed: Fixed, step: Step) -> None:
+    def __init__(self, transcript: Transcript, fixed: Fixed, opening_of: OpeningOf, step: Step) -> None:
         self._transcript, self._fixed, self._step = transcript, fixed, step
+        self._opening_of = opening_of
         self._scheme = scheme_named(fixed.manifest.scheme)
         self._position = Position.start(fixed.manifest)
-        self._adapter: Vector = initial_adapter(fixed.layout, fixed.manifest.nonce)
+        self._adapter: Vector | None = initial_adapter(fixed.layout, fixed.manifest.nonce)  # None: a sum was not read
 
     def take(self, round_: int, vectors: Archive) -> Verified:
         """Audits and opens the next round. The audit comes first: it can name the site where opening cannot."""
@@ -136,19 +149,48 @@ class _Walk:
     def _take(self, round_: int, vectors: Archive) -> Verified:
         manifest = self._fixed.manifest
         attempt, aggregate = self._transcript.attempt(round_), self._transcript.aggregate(round_)
+        if self._adapter is None:
+            self._position = self._placed_by(self._scheme.header(aggregate))
         context = RoundContext(manifest, self._fixed.roster, self._position.header(manifest, attempt))
         audit = self._scheme.audit(context, aggregate, vectors)
         _require_true(round_, audit, bool(vectors.sites()))
-        mean = self._scheme.open(context, aggregate)
-        if mean.contributors != self._transcript.contributors(round_):
+        mean = self._opened(context, aggregate)
+        if audit.survivors != self._transcript.contributors(round_):
             raise AuditError(
-                f"round {round_}: round.json lists other survivors than the record, {', '.join(mean.contributors)}",
+                f"round {round_}: round.json lists other survivors than the record, {', '.join(audit.survivors)}",
                 f"round.json was altered since: {ANOTHER_COPY}",
             )
+        digest = self._advance(round_, audit, mean)
+        return Verified(round_, attempt, manifest.quorum, audit, digest, self._adapter is not None)
+
+    def _opened(self, context: RoundContext, aggregate: Packet) -> Mean | None:
+        """The mean, or None if only a site can read the sum; every check that takes no opening is made."""
+        try:
+            return self._scheme.open(context, aggregate, self._opening_of(context.header.round, context.header.attempt))
+        except Sealed:
+            return None
+
+    def _advance(self, round_: int, audit: Audit, mean: Mean | None) -> bytes | None:
+        """Goes behind the round; gives the digest of the adapter there, if it is known."""
+        if mean is None or self._adapter is None:
+            self._adapter = None
+            self._position = replace(self._position, round=round_, transcript=audit.transcript)
+            return self._named_by_next(round_)
         self._adapter = np.add(self._adapter, mean.values, dtype=np.float32)
         digest = adapter_digest(self._fixed.layout, self._adapter)
         self._position = self._position.after(mean, digest)
-        return Verified(round_, attempt, manifest.quorum, audit, mean.transcript, digest)
+        return digest
+
+    def _placed_by(self, header: RoundHeader) -> Position:
+        """The position before a round whose adapter and range nobody here can make: those of its record."""
+        return replace(self._position, adapter=header.adapter, range_q40=header.range_q40)
+
+    def _named_by_next(self, round_: int) -> bytes | None:
+        """The adapter that the next record says its round began with, if there is such a record."""
+        try:
+            return self._scheme.header(self._transcript.aggregate(round_ + 1)).adapter
+        except (Damaged, SecAggError):
+            return None  # whoever audits that round will be told
 
 
 class _Told:

@@ -26,6 +26,7 @@ from keys.passphrase import FromFile, passphrase_for
 from secagg.errors import SecAggError
 
 if TYPE_CHECKING:
+    from fedclient.audit import OpeningOf
     from fedclient.connection import Event
     from fedclient.site import Site
     from keys.store import SiteHome
@@ -129,8 +130,11 @@ def verify_round(
         typer.Option(metavar="DIR", help="A copy of the server's OUT/state/rounds."),
     ] = None,
     roster: Annotated[Path | None, typer.Option(help="The roster that the session must have been held with.")] = None,
+    passphrase_file: FromFile = None,
 ) -> None:
     """Check a finished round again: everything this site keeps of it, and the sum if the masked vectors are given.
+
+    Where only sites can read the sum, this takes the site's key file, and its passphrase if it has one.
 
     \b
     Example, at a site:
@@ -157,9 +161,56 @@ def verify_round(
         require_roster_in(roster, fixed)
     rounds = rounds_named(named, transcript)
     show_fixed(fixed, "the one that this site trusts")
-    if not verify_and_show(transcript, fixed, rounds, transcript.vectors if vectors is None else vectors_in(vectors)):
+    opening_of = _openings(home, transcript.folder, passphrase_file)
+    vectors_of = transcript.vectors if vectors is None else vectors_in(vectors)
+    shown = verify_and_show(transcript, fixed, rounds, vectors_of, opening_of)
+    if not shown.is_read:
+        notice(f"what opens these sums, or the key to it, is not in {home}: adapters are the survivors' word")
+    if not shown.is_whole:
         notice("to have the sum made again word by word: ask the server's administrator for a copy of OUT/state/rounds")
         notice("and give it with --vectors; it shows nothing that this site does not know, but who sent wrong bytes")
+
+
+def _openings(home: Path, folder: Path, passphrase_file: Path | None) -> OpeningOf:
+    """What this site keeps to open the session's sums with. Raises KeyFileError if it cannot be unsealed."""
+    from fedclient.audit import no_opening
+    from fedclient.store import OPENINGS, KeptSession
+    from keys.store import KEY_FILE, load_site
+
+    key_file = home / KEY_FILE
+    if not key_file.exists() or not any(folder.glob(OPENINGS)):
+        return no_opening
+    kept = KeptSession(folder, load_site(home, passphrase_for(key_file, passphrase_file)).state_key)
+    return lambda round_, attempt: kept.opening(round_, attempt) or b""
+
+
+@app.command("export")
+def export_round(
+    home: Annotated[Path, typer.Argument(metavar="HOME", help="The site's key folder.")],
+    round_: Annotated[int, typer.Argument(metavar="N", min=1, help="The last round that this site has finished.")],
+    out: Annotated[Path, typer.Option(help="Where the adapter goes.")],
+    session: Annotated[str, typer.Option(metavar="ID", help="The session, or how its name begins.")] = "",
+    model: Annotated[str, typer.Option(help="The base model to name in it, if not as the server named it.")] = "",
+) -> None:
+    """Write the adapter where this site stands now, in the form that PEFT loads; needs no server.
+
+    A site keeps the adapter of the last round that it has finished; earlier ones are not kept.
+
+    \b
+    Example, at a site that has finished round 3:
+      fedclient export ~/.local/share/secagg-lora/hospital-a 3 --out ./adapter
+    """
+    from fedclient.audit import read_fixed, unwritable
+    from fedclient.export import export
+    from fedclient.store import KeptSession
+    from fedclient.transcript import Transcript
+    from fedclient.verifying import require_session, session_in
+
+    transcript = Transcript(session_in(home, session), unwritable)
+    fixed = read_fixed(transcript)
+    require_session(transcript, fixed)
+    export(KeptSession(transcript.folder), fixed, round_, out, model)
+    typer.echo(str(out))
 
 
 def _require_none_given(context: typer.Context) -> None:

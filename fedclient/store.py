@@ -30,6 +30,7 @@ _CLIENT: Final = "client.sealed"
 _UPDATES: Final = ("update-*", ".update-*")  # a crash may leave a file under its first name, with a dot
 _SENT: Final = ("sent-*",)
 _CLIENTS: Final = (_CLIENT, f".{_CLIENT}*")
+OPENINGS: Final = "opening-*.sealed"
 LOG_FILE: Final = "answers.log"
 _PRIVATE: Final = 0o600
 _METRICS: Final = np.dtype(
@@ -43,13 +44,65 @@ class StoreError(LocalError):
     code = "storage"
 
 
-class SessionStore:
+class KeptSession:
+    """What a site keeps of one session, to read; nothing here changes the folder."""
+
+    def __init__(self, folder: Path, state_key: bytes = b"") -> None:
+        """state_key: 32 bytes that unseal secrets at rest; not needed for what is not sealed."""
+        self.folder = folder
+        self._box = SecretBox(state_key or bytes(SecretBox.KEY_SIZE))
+
+    def manifest(self) -> Manifest | None:
+        """The manifest this site agreed to, if any. Raises StoreError."""
+        blob = self._read(_MANIFEST)
+        return None if blob is None else self._decoded(_MANIFEST, Manifest.decode, blob)
+
+    def position(self) -> tuple[Position, Vector] | None:
+        """The place in the chain and the adapter there, if the session has begun. Raises StoreError."""
+        blob = self._read("position.cbor")
+        if blob is None:
+            return None
+        position = self._decoded("position.cbor", Position.decode, blob)
+        values = self._read(f"adapter-{position.round}.f32")
+        if values is None or len(values) % 4:
+            raise _damaged(self.folder / f"adapter-{position.round}.f32")
+        return position, np.frombuffer(values, "<f4").astype(np.float32)
+
+    def opening(self, round_: int, attempt: int) -> bytes | None:
+        """What opens this aggregate, if this site has it. Raises StoreError."""
+        return self._unsealed(f"opening-{round_}.{attempt}.sealed", f"{round_}.{attempt}".encode())
+
+    def _unsealed(self, name: str, label: bytes) -> bytes | None:
+        sealed = self._read(name)
+        if sealed is None:
+            return None
+        try:
+            found, _, content = self._box.decrypt(sealed).partition(b"\x00")
+        except CryptoError:
+            raise _damaged(self.folder / name) from None
+        return content if found == label else None
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return (self.folder / name).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _failed("read", self.folder / name, error) from None
+
+    def _decoded(self, name, decode, blob):  # type: ignore[no-untyped-def]
+        try:
+            return decode(blob)
+        except Malformed:
+            raise _damaged(self.folder / name) from None
+
+
+class SessionStore(KeptSession):
     """One site's durable state in one session: a folder that only this site's process writes."""
 
     def __init__(self, home: Path, session: bytes, state_key: bytes) -> None:
         """state_key: 32 bytes that seal secrets at rest. Raises StoreError."""
-        self.folder = home / STATE / session.hex()
-        self._box = SecretBox(state_key)
+        super().__init__(home / STATE / session.hex(), state_key)
         self._session = session
         try:
             for folder in (self.folder.parent, self.folder):
@@ -86,28 +139,12 @@ class SessionStore:
         """Keeps an aggregate that was opened. Raises StoreError."""
         self._transcript.save(round_, attempt, contributors, aggregate)
 
-    def manifest(self) -> Manifest | None:
-        """The manifest this site agreed to, if any. Raises StoreError."""
-        blob = self._read(_MANIFEST)
-        return None if blob is None else self._decoded(_MANIFEST, Manifest.decode, blob)
-
     def save_position(self, position: Position, adapter: Vector) -> None:
         """Keeps the global adapter and the place in the chain that names it. Raises StoreError."""
         name = f"adapter-{position.round}.f32"
         self._write(name, np.ascontiguousarray(adapter, "<f4").data)
         self._write("position.cbor", position.encode())
         _remove(old for old in self.folder.glob("adapter-*.f32") if old.name != name)
-
-    def position(self) -> tuple[Position, Vector] | None:
-        """The place in the chain and the adapter there, if the session has begun. Raises StoreError."""
-        blob = self._read("position.cbor")
-        if blob is None:
-            return None
-        position = self._decoded("position.cbor", Position.decode, blob)
-        values = self._read(f"adapter-{position.round}.f32")
-        if values is None or len(values) % 4:
-            raise _damaged(self.folder / f"adapter-{position.round}.f32")
-        return position, np.frombuffer(values, "<f4").astype(np.float32)
 
     # ------------------------------------------------------------------ secrets of a round
 
@@ -120,24 +157,10 @@ class SessionStore:
         """The state of this attempt's session, if there is one. Raises StoreError."""
         return self._unsealed(_CLIENT, f"{round_}.{attempt}".encode())
 
-    def _unsealed(self, name: str, label: bytes) -> bytes | None:
-        sealed = self._read(name)
-        if sealed is None:
-            return None
-        try:
-            found, _, content = self._box.decrypt(sealed).partition(b"\x00")
-        except CryptoError:
-            raise _damaged(self.folder / name) from None
-        return content if found == label else None
-
     def save_opening(self, round_: int, attempt: int, opening: bytes) -> None:
         """Keeps what opens a round's aggregate, sealed: a site that missed it may ask for it. Raises StoreError."""
         label = f"{round_}.{attempt}".encode()
         self._write(f"opening-{round_}.{attempt}.sealed", self._box.encrypt(label + b"\x00" + opening))
-
-    def opening(self, round_: int, attempt: int) -> bytes | None:
-        """What opens this aggregate, if this site has it. Raises StoreError."""
-        return self._unsealed(f"opening-{round_}.{attempt}.sealed", f"{round_}.{attempt}".encode())
 
     def save_update(self, round_: int, update: Update) -> None:
         """Keeps the round's update until it has left or the next round begins. Raises StoreError."""
@@ -213,20 +236,6 @@ class SessionStore:
             with suppress(OSError):
                 beside.unlink(missing_ok=True)
             raise _failed("write", path, error) from None
-
-    def _read(self, name: str) -> bytes | None:
-        try:
-            return (self.folder / name).read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise _failed("read", self.folder / name, error) from None
-
-    def _decoded(self, name, decode, blob):  # type: ignore[no-untyped-def]
-        try:
-            return decode(blob)
-        except Malformed:
-            raise _damaged(self.folder / name) from None
 
 
 def forget_other_sessions(home: Path, session: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from fedclient.audit import ANOTHER_COPY, AuditError, Fixed, VectorsOf, Verified, verify
+from fedclient.audit import ANOTHER_COPY, AuditError, Fixed, OpeningOf, VectorsOf, Verified, no_opening, verify
 from fedclient.transcript import MANIFEST, Transcript
 from keys.public import read_roster
 from secagg.identity import fingerprint
@@ -71,20 +72,30 @@ def rounds_named(named: str, transcript: Transcript) -> range:
     return range(1, count + 1) if named == ALL else range(int(named), int(named) + 1)
 
 
-def verify_and_show(transcript: Transcript, fixed: Fixed, rounds: range, vectors_of: VectorsOf) -> bool:
-    """Verifies the rounds and prints each; whether every survivor's vector of every round was there.
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Of all rounds that were verified."""
 
-    Raises AuditError.
-    """
-    whole = True
+    is_whole: bool  # every survivor's vector was there
+    is_read: bool  # every sum was read, and so every adapter made again
+
+
+def verify_and_show(
+    transcript: Transcript, fixed: Fixed, rounds: range, vectors_of: VectorsOf, opening_of: OpeningOf = no_opening
+) -> Shown:
+    """Verifies the rounds and prints each. Raises AuditError."""
+    is_whole = is_read = True
     if rounds.start > 1:
-        typer.echo(f"rounds before {rounds.start} are opened as a site opens them; `{ALL}` makes their sums again too")
+        typer.echo(
+            f"rounds before {rounds.start} are checked as a site checks them; `{ALL}` makes their sums again too"
+        )
     with _Bar(rounds, vectors_of) as bar:
-        for verified in verify(transcript, fixed, rounds, vectors_of, bar.step):
+        for verified in verify(transcript, fixed, rounds, vectors_of, opening_of, bar.step):
             with bar.hidden():
                 typer.echo("\n".join(lines_of(verified)))
-            whole = whole and not verified.audit.missing
-    return whole
+            is_whole = is_whole and not verified.audit.missing
+            is_read = is_read and verified.is_recomputed
+    return Shown(is_whole, is_read)
 
 
 def lines_of(verified: Verified) -> list[str]:
@@ -99,9 +110,18 @@ def lines_of(verified: Verified) -> list[str]:
         f"  vectors     {here} of {survivors} are here{', as their sites signed them' if here else ''}",
         f"  projections {_projections(audit.missing, projected)}",
         f"  sum         {_sum(audit.wrong_words, audit.words)}",
-        f"  transcript  {verified.transcript.hex()}",
-        f"  adapter     {verified.adapter.hex()}",
+        f"  transcript  {audit.transcript.hex()}",
+        f"  adapter     {_adapter(verified)}",
     ]
+
+
+def _adapter(verified: Verified) -> str:
+    if verified.adapter is None:
+        return "not known here: only sites can read the sum, and no later record names the adapter"
+    if verified.is_recomputed:
+        return verified.adapter.hex()
+    word = f"the word of round {verified.round + 1}'s survivors, not recomputed: only sites can read the sum"
+    return f"{verified.adapter.hex()}, {word}"
 
 
 def _projections(missing: tuple[str, ...], projected: int) -> str:

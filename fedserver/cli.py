@@ -154,7 +154,11 @@ def verify_round(
         require_roster_in(roster, fixed)
     rounds = rounds_named(named, transcript)
     show_fixed(fixed, "compare it by telephone" if roster is None else f"as in {roster}")
-    if not verify_and_show(transcript, fixed, rounds, transcript.vectors):
+    shown = verify_and_show(transcript, fixed, rounds, transcript.vectors)
+    if not shown.is_read:
+        notice("no server can read these sums; adapters are the sites' word here: a site recomputes them with")
+        notice("  fedclient verify-round HOME all --vectors DIR, where DIR is a copy of OUT/state/rounds")
+    if not shown.is_whole:
         notice("vectors that are not here were not kept: fedserver --keep-vectors says of how many rounds they are")
 
 

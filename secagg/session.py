@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from secagg.errors import Misuse, SecAggError
 
 if TYPE_CHECKING:
-    from secagg.config import Policy, RoundContext
+    from secagg.config import Policy, RoundContext, RoundHeader
     from secagg.identity import ServerKeys, SiteKeys
 
 Words = NDArray[np.uint64]
@@ -102,6 +102,7 @@ class Audit:
     every survivor's vector was there, as it was signed.
     """
 
+    transcript: bytes  # 32 bytes: the record's digest
     survivors: tuple[str, ...]
     signatures: int
     secrets: int
@@ -234,7 +235,13 @@ class Scheme(Protocol):
         """
 
     def open(self, context: RoundContext, aggregate: Packet, opening: bytes = b"") -> Mean:
-        """The mean, after every check a site can make. Raises FaultyServer or Malformed; Sealed without an opening."""
+        """The mean, after every check a site can make. Raises FaultyServer or Malformed.
+
+        Sealed without an opening that opens it: the checks that take none come first.
+        """
+
+    def header(self, aggregate: Packet) -> RoundHeader:
+        """The header that the record of an aggregate names, whatever it is worth. Raises Malformed."""
 
     def audit(self, context: RoundContext, aggregate: Packet, archive: Archive) -> Audit:
         """What the vectors in the archive, as many as there are, say of the sum. Raises Malformed or by blame.

@@ -18,7 +18,9 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("secagg", "keys", "fedclient", "fedserver")
 LEARNING = {"torch", "transformers", "peft"}
 PRIVATE_KEY_CODE = "keys.store"
-SHARED = tuple(f"fedclient.{name}" for name in ("audit", "packets", "settings", "transcript", "verifying"))
+SHARED = tuple(
+    f"fedclient.{name}" for name in ("adapter_folder", "audit", "packets", "settings", "transcript", "verifying")
+)
 DEMO_NUMBERS = "fedclient.demo"  # constants of the demo, for fedserver/demo.py alone
 
 CORE_STDLIB = {
@@ -186,7 +188,7 @@ def test_keys_know_neither_learning_nor_flower() -> None:
     assert [str(each) for each in imports("keys") if top(each.module) in LEARNING | {"flwr"}] == []
 
 
-def test_the_server_takes_packets_settings_and_the_transcript_with_its_audit_from_the_client_and_nothing_else() -> None:
+def test_the_server_takes_packets_settings_transcript_audit_and_the_adapters_form_from_the_client_alone() -> None:
     taken = [each for each in imports("fedserver") if top(each.module) == "fedclient"]
     wrong = {str(each) for each in taken if each.module not in SHARED and not _takes_only(each, SHARED)}
     assert wrong <= {f"fedserver/demo.py: {DEMO_NUMBERS}"}

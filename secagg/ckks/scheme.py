@@ -7,10 +7,9 @@ from secagg.ckks.opening import open_aggregate
 from secagg.ckks.payload import KeyAndCiphertext
 from secagg.ckks.server import CkksServer
 from secagg.ckks.states import Opening
-from secagg.config import Policy, RoundContext
-from secagg.errors import Sealed
+from secagg.config import Policy, RoundContext, RoundHeader
 from secagg.identity import ServerKeys, SiteKeys
-from secagg.masked.audit import audit_aggregate
+from secagg.masked.audit import audit_aggregate, header_of
 from secagg.session import Archive, Audit, Mean, Packet, Rng, Update, Words
 
 
@@ -45,6 +44,10 @@ class CkksScheme:
         """The session at the check of the sum. Raises Malformed."""
         return CkksServer(context, keys, archive, blob)
 
+    def header(self, aggregate: Packet) -> RoundHeader:
+        """The header of the record, unchecked. Raises Malformed."""
+        return header_of(aggregate)
+
     def audit(self, context: RoundContext, aggregate: Packet, archive: Archive) -> Audit:
         """What the vectors and ciphertexts say of the sum; it takes no opening. Raises Malformed or by blame."""
         return audit_aggregate(context, aggregate, archive, KeyAndCiphertext(context))
@@ -54,8 +57,6 @@ class CkksScheme:
         return Opening(read_state(context, state).seeds).encode()
 
     def open(self, context: RoundContext, aggregate: Packet, opening: bytes = b"") -> Mean:
-        """The mean, for who has the survivors' blind seeds. Raises Sealed without them."""
-        if not opening:
-            raise Sealed("only a site that took part can open the sum")
-        seeds = {each.site: each.seed for each in Opening.decode(opening).seeds}
-        return open_aggregate(context, aggregate, seeds)
+        """The mean, for who has the survivors' blind seeds; Sealed without them, once the sum is found to be theirs."""
+        seeds = Opening.decode(opening).seeds if opening else ()
+        return open_aggregate(context, aggregate, {each.site: each.seed for each in seeds})

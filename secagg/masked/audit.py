@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from secagg.config import RoundContext
+from secagg.config import RoundContext, RoundHeader
 from secagg.errors import FaultyServer
 from secagg.masked.checks import require_record
 from secagg.masked.graph import challenge_seed
@@ -36,6 +36,11 @@ def audit_aggregate(
     total, attached = vectors_beside(payload, head, aggregate)
     require_projections(context, head, transcript)
     return _Auditor(context, payload, head, transcript, total).audit(archive, attached)
+
+
+def header_of(aggregate: Packet) -> RoundHeader:
+    """The header in the record of an aggregate. Raises Malformed."""
+    return MaskedAggregate.decode(aggregate.head).record.header
 
 
 def _require_place(context: RoundContext, record: RoundRecord) -> None:
@@ -75,6 +80,7 @@ class _Auditor:
         for vector in record.vectors:
             self._take(vector, archive.get(vector.site) if vector.site in here else attached.get(vector.site))
         return Audit(
+            transcript=self._head.record.transcript(),
             survivors=tuple(each.site for each in record.vectors),
             signatures=len(record.signatures),
             secrets=len(record.seeds) + len(record.keys),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from secagg.config import Policy, RoundContext
+from secagg.config import Policy, RoundContext, RoundHeader
 from secagg.identity import ServerKeys, SiteKeys
-from secagg.masked.audit import audit_aggregate
+from secagg.masked.audit import audit_aggregate, header_of
 from secagg.masked.client import MaskedClient
 from secagg.masked.opening import open_aggregate
 from secagg.masked.params import NAME
@@ -51,6 +51,10 @@ class MaskedScheme:
     def open(self, context: RoundContext, aggregate: Packet, opening: bytes = b"") -> Mean:
         """The mean; no site's secret is needed."""
         return open_aggregate(context, aggregate)
+
+    def header(self, aggregate: Packet) -> RoundHeader:
+        """The header of the record, unchecked. Raises Malformed."""
+        return header_of(aggregate)
 
     def audit(self, context: RoundContext, aggregate: Packet, archive: Archive) -> Audit:
         """What the masked vectors say of the sum; no site's secret is needed."""

@@ -16,7 +16,7 @@ from tests.federation.direct import PHASES, ToyLearner
 from tests.processes.running import Running
 from tests.sim import random_update
 
-STAGE_OF = dict(zip(PHASES.values(), range(1, len(STAGES) + 1), strict=True))
+STAGE_OF = dict(zip(PHASES, range(1, len(STAGES) + 1), strict=True))
 
 
 def manifest_of(federation: Running) -> Manifest:

@@ -20,7 +20,7 @@ from fedclient.site import Site
 from secagg.enrol import AttemptRef, Finish, RoundStart
 from secagg.session import Packet
 from secagg.wire import tag_of
-from tests.federation.direct import PHASES
+from tests.federation.direct import PHASES, REQUESTS
 
 # kind -> when it strikes: the request has arrived; the log line is durable; the reply has left
 WHEN = {
@@ -47,7 +47,7 @@ class Asked:
     def of(cls, kind: str, packets: Sequence[Packet]) -> Asked:
         """What these packets ask for."""
         if kind == "answer":
-            return cls(PHASES[tag_of(packets[1].head)], AttemptRef.decode(packets[0].head).round)
+            return cls(REQUESTS[tag_of(packets[1].head)], AttemptRef.decode(packets[0].head).round)
         if kind == "start":
             return cls("train", RoundStart.decode(packets[0].head).round)
         if kind == "finish":
@@ -69,7 +69,7 @@ class Fault:
         """KIND:PHASE:ROUND[:SECONDS]."""
         kind, phase, round_, *seconds = text.split(":")
         assert kind in WHEN, kind
-        assert phase in (*PHASES.values(), "train", "finish", "any"), phase
+        assert phase in (*PHASES, "train", "finish", "any"), phase
         return cls(kind, phase, int(round_), float(seconds[0]) if seconds else 0.0)
 
     def fits(self, when: str, asked: Asked) -> bool:

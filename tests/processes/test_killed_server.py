@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 FIVE = tuple(f"site-{i}" for i in range(1, 6))
 OPTIONS = ("--model", "toy", "--first-range", "1.0", "--phase-timeout", "40", "--train-timeout", "60")
 HELD = FIVE[-1]
-BEFORE_RELEASE = tuple(phase for phase in PHASES.values() if phase not in ("unmask", "check"))
+BEFORE_RELEASE = tuple(phase for phase in PHASES if phase not in ("unmask", "check"))
 WHOLE, FEDSERVER = "its machine", "fedserver.cli"
 PARTS = ("flower-superlink", "flower-superexec", "control.py")  # by words of the command line
 
@@ -54,7 +54,7 @@ class Story:
         hold = f"hold:{case.phase}:{case.round}"
         federation.await_sign(HELD, hold)
         others = set(FIVE) - {HELD}
-        if case.phase in PHASES.values():  # everybody else has answered: the server waits for the held site alone
+        if case.phase in PHASES:  # everybody else has answered: the server waits for the held site alone
             for site in others:
                 federation.await_one("answered", phase=case.phase, round=case.round, site=site)
         self.committed.append(committed(federation))

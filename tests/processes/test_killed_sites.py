@@ -48,8 +48,8 @@ class Case:
 
 
 SESSIONS = {
-    "some": [Case(WHENS[i % 3], phase, 1 + i) for i, phase in enumerate(PHASES.values())],
-    "all": [Case(when, phase, 1 + i) for i, (phase, when) in enumerate(product(PHASES.values(), WHENS))],
+    "some": [Case(WHENS[i % 3], phase, 1 + i) for i, phase in enumerate(PHASES)],
+    "all": [Case(when, phase, 1 + i) for i, (phase, when) in enumerate(product(PHASES, WHENS))],
 }
 MARKS = {"some": (), "all": pytest.mark.slow}
 
@@ -112,7 +112,7 @@ def test_a_site_killed_around_a_phase_costs_at_most_its_own_update_of_that_round
     if aggregated["attempt"] > 1:
         assert case.site in str([each["why"] for each in events if each["event"] == "void"])
         return  # a busy machine made another site late as well: the round was tried again, with everybody
-    phases = list(PHASES.values())
+    phases = list(PHASES)
     until = phases.index(case.phase) + (case.when == "kill-after")
     assert answered[:until] == phases[:until]
     assert case.when == "kill-after" or answered == phases[:until]

@@ -39,7 +39,7 @@ class Soak:
     samples: dict[str, dict[int, tuple[int, int]]] = field(default_factory=dict)  # process -> round -> RSS, files
 
     def __post_init__(self) -> None:
-        phases = list(PHASES.values())
+        phases = list(PHASES)
         before = ""
         for round_ in range(1, ROUNDS, 2):
             site = self.draw.choice([each for each in VICTIMS if each != before])
