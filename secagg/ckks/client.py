@@ -24,7 +24,7 @@ from secagg.labels import BLIND_AAD, BLIND_KEY, SIGN_BLIND_ADVERT
 from secagg.masked.checks import require_signed
 from secagg.masked.client import MaskedClient
 from secagg.masked.graph import place
-from secagg.masked.messages import KeyAdvert, KeyRoster, RoundOpen, SealedShares
+from secagg.masked.messages import KeyAdvert, KeyRoster, RoundOpen, SealedShares, ShareBundle
 from secagg.masked.params import SECRET
 from secagg.masked.states import Fresh
 from secagg.primitives.aead import seal, unseal
@@ -55,8 +55,10 @@ class CkksClient:
         """The session that `to_bytes` wrote. Raises Malformed, or Misuse if it still needs the update."""
         session = cls.__new__(cls)
         session._context, session._keys, session._state = context, keys, read_state(context, blob)
-        payload = KeyAndCiphertext(context, keys.site, seeds_of(session._state)[keys.site])
-        state = session._state.masked
+        own = seeds_of(session._state).get(keys.site)
+        if own is None or len(session._state.blind_secret) not in (0, SECRET):
+            raise Malformed("the saved session lacks its own blind seed or key")
+        payload, state = KeyAndCiphertext(context, keys.site, own), session._state.masked
         session._masked = MaskedClient.restored(context, keys, policy, state, update, rng, sent, payload)
         return session
 
@@ -82,7 +84,9 @@ class CkksClient:
     def handle(self, request: Packet) -> Packet:
         """The reply. Raises a SecAggError, after which nothing has changed."""
         tag = tag_of(request.head)
-        if tag in (KeyRoster.TAG, BlindShares.TAG) or tag not in _STEPS:
+        if tag in (KeyRoster.TAG, ShareBundle.TAG):
+            raise Malformed("no request of ckks mode")  # without what the blind pads need
+        if tag not in _STEPS:
             return self._masked.handle(request)
         if request.words is not None:
             raise Malformed("no request of this round carries a vector")

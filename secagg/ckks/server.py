@@ -79,25 +79,25 @@ class CkksServer:
     def _inner(self, replies, take) -> Iterator[tuple[str, Packet]]:  # type: ignore[no-untyped-def]
         asked, answered = set(self._masked.requests()), set[str]()
         for site, packet in replies:
-            if site in asked - answered:
-                try:
-                    inner = take(site, packet)
-                except (Malformed, FaultySite, FaultyPeerOrServer) as error:
-                    self.faults[site] = error
-                    continue
-                answered.add(site)
-                yield site, inner
-            else:
-                yield site, packet  # the masked session says what is wrong
+            if site not in asked - answered:  # not even if the masked session refused the first: it has no part of ours
+                self.faults.setdefault(site, FaultySite(site, f"an answer to {self.phase} nobody asked for"))
+                continue
+            try:
+                inner = take(site, packet)
+            except (Malformed, FaultySite, FaultyPeerOrServer) as error:
+                self.faults[site] = error
+                continue
+            answered.add(site)
+            yield site, inner
 
     def _take_advert(self, site: str, packet: Packet) -> Packet:
         advert = BlindAdvert.decode(packet.head)
         if advert.site != site:
             raise FaultySite(site, "it answered in another site's name")
         require_blind_advert(self._context, advert)
-        for each in self._adverts.values():
-            if advert.blind_key in (each.blind_key, each.advert.share_key, each.advert.mask_key):
-                raise FaultySite(site, "it advertises another site's key")
+        taken = {key for each in self._adverts.values() for key in _keys(each)}
+        if taken & {*_keys(advert)}:
+            raise FaultySite(site, "it advertises another site's key")
         self._adverts[site] = advert
         return Packet(advert.advert.encode(), packet.words)
 
@@ -107,3 +107,7 @@ class CkksServer:
             raise FaultySite(site, "it did not deal one blind box to every other site")
         self._boxes[site] = {box.site: box for box in message.boxes}
         return Packet(message.shares.encode(), packet.words)
+
+
+def _keys(advert: BlindAdvert) -> tuple[bytes, bytes, bytes]:
+    return advert.blind_key, advert.advert.share_key, advert.advert.mask_key
