@@ -88,8 +88,11 @@ def made(draw: st.DrawFn, kind: type[Struct]) -> Struct:
     if kind is Manifest:
         return draw(manifests())
     fields = {field.name: draw(of_field(field)) for field in field_rules(kind)}
-    if kind is QuantizerParams:
-        fields["lane_bits"] = draw(st.sampled_from(LANE_BITS))
+    if kind is QuantizerParams:  # a lane that holds at least one site's largest value
+        lane_bits = draw(st.sampled_from(LANE_BITS))
+        bits = draw(st.integers(4, min(20, lane_bits)))
+        cap = draw(st.integers(1, ((1 << lane_bits) - 1) // ((1 << bits) - 1)))
+        fields |= {"lane_bits": lane_bits, "bits": bits, "weight_cap": min(cap, 1 << 28)}
     try:
         return kind(**fields)
     except (Malformed, Misuse):  # a rule between fields

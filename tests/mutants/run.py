@@ -30,7 +30,7 @@ from rich.table import Table
 
 from tests.mutants.table import ROOT, Mutant, mutants
 
-PYTEST = ("-x", "-q", "-p", "no:cacheprovider", "-p", "tests.mutants.hurry", "--hypothesis-seed=0")
+PYTEST = ("-x", "-q", "-p", "no:cacheprovider", "-p", "tests.mutants.hurry", "--hypothesis-seed=0", "--timeout=120")
 NOT_COPIED = (".git", ".venv*", "out", "__pycache__", ".*_cache", ".hypothesis", ".benchmarks", "*.egg-info")
 FAILED = 1  # pytest's exit status when tests were collected and ran, and one failed
 HUNG = "from pytest-timeout"  # in what pytest says of a test that did not end: that is no verdict

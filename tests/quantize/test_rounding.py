@@ -128,3 +128,11 @@ def test_an_update_above_its_l2_bound_is_scaled_down_to_it() -> None:
 def test_an_update_below_its_l2_bound_is_not_scaled() -> None:
     values = normal(5000)
     assert (words_of(quantizer(5000), values) == words_of(quantizer(5000, clip=1 << 40), values)).all()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_value_is_two_to_the_64(sign: int) -> None:
+    largest = np.array([sign * 2.0**64], np.float32)
+    quantizer(1).blocks(largest, 1, dither())
+    with pytest.raises(Misuse, match="beyond"):
+        quantizer(1).blocks(np.nextafter(largest, np.float32(sign * np.inf)), 1, dither())
