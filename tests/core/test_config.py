@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import fields, replace
 
+import cbor2
 import pytest
 
-from secagg.config import Manifest, RoundContext, RoundHeader, Setting
+from secagg.config import Manifest, Policy, RoundContext, RoundHeader, Setting
 from secagg.errors import Malformed, Misuse, Refused
 from secagg.quantize import QuantizerParams
 from tests.sim import Consortium
@@ -125,3 +127,29 @@ def test_a_sites_point_is_its_place_on_the_roster() -> None:
     points = consortium.context(consortium.manifest(8)).points
     assert points == {name: place for place, name in enumerate(consortium.roster.names(), 1)}
     assert sorted(points.values()) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("rule", "bound", "beyond"),
+    [("least_survivors", 5, 6), ("least_threshold", 5, 6), ("least_colluders", 2, 3), ("largest_weight", 4, 3),
+     ("largest_rounds", 10, 9)],
+)  # fmt: skip
+def test_a_policy_holds_to_the_last_unit(rule: str, bound: int, beyond: int) -> None:
+    manifest = CONSORTIUM.manifest(10, weight_cap=4)
+    lax = Policy(largest_weight=4)
+    replace(lax, **{rule: bound}).check(manifest)
+    with pytest.raises(Refused, match="policy"):
+        replace(lax, **{rule: beyond}).check(manifest)
+
+
+def test_what_a_session_fixes_is_hashed_behind_a_label_of_its_own() -> None:
+    """Written out from spec §8.3, so that no digest of one kind can be that of another."""
+    manifest, header, roster = MANIFEST, HEADER, CONSORTIUM.roster
+
+    def hashed(label: bytes, content: object) -> bytes:
+        return hashlib.sha256(b"secagg-lora/v1 " + label + b"\x00" + cbor2.dumps(content)).digest()
+
+    assert manifest.digest() == hashed(b"manifest", [2, *manifest.plain()])
+    assert header.digest() == hashed(b"round header", [3, *header.plain()])
+    assert manifest.graph_digest() == hashed(b"graph", [1, list(manifest.sites)])
+    assert roster.digest() == hashed(b"roster", [1, *roster.plain()[:-1]])

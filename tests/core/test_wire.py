@@ -465,3 +465,47 @@ def test_a_list_one_longer_than_its_limit_is_refused_by_its_length_alone() -> No
     for count, says in ((63, "ends too early"), (64, "not a list within its limit")):
         with pytest.raises(Malformed, match=says):
             RoundStart.decode(start[:-1] + b"\x98" + bytes([count]))
+
+
+@dataclass(frozen=True, slots=True)
+class Inner(Struct):
+    """Two numbers, inside another struct."""
+
+    first: Annotated[int, Range(0, 9)]
+    second: Annotated[int, Range(0, 9)]
+
+
+@dataclass(frozen=True, slots=True)
+class Outer(Struct):
+    """A struct in a struct."""
+
+    TAG = 98
+    inner: Inner
+    last: Annotated[int, Range(0, 9)]
+
+
+def test_the_count_in_a_head_is_the_number_of_fields_there() -> None:
+    """At every depth: a count that nobody holds against the items would give one value many encodings."""
+    good = Outer(Inner(1, 2), 3).encode()
+    assert good == b"\x83\x18\x62\x82\x01\x02\x03"
+    for at in (0, 3):
+        for count in (0x80, 0x81, 0x82, 0x83, 0x84, 0x97):
+            bad = good[:at] + bytes([count]) + good[at + 1 :]
+            if bad != good:
+                with pytest.raises(Malformed, match="does not have"):
+                    Outer.decode(bad)
+
+
+@pytest.mark.parametrize("data", [b"\x80", b"\x80\x0a", b"\x80\x18\x62"])
+def test_an_array_of_nothing_has_no_tag(data: bytes) -> None:
+    with pytest.raises(Malformed, match="no message tag"):
+        tag_of(data)
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_true_and_false_are_no_numbers(value: bool) -> None:
+    """They would be equal to 1 and 0, and be encoded as something else."""
+    with pytest.raises(Malformed, match="wrong type"):
+        Inner(value, 0)
+    with pytest.raises(Malformed, match="wrong type"):
+        Sample(7, b"ab", "xy", "a-b", ("a",), (value,))

@@ -90,6 +90,15 @@ def test_a_servers_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     assert "--out" in ended.value.remedy
 
 
+def test_a_servers_disk_that_is_full_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = Checkpoint(tmp_path)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ServerError, match="server") as ended:
+        checkpoint.begin_attempt(1)
+    assert "cannot write" in ended.value.problem and "No space left" in ended.value.problem
+    assert "--resume" in ended.value.remedy
+
+
 # ---------------------------------------------------------------------- what is flushed, and in which order
 
 

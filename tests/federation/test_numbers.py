@@ -156,3 +156,18 @@ def test_the_server_takes_no_more_words_than_an_update_can_have(bench: Bench) ->
     size = manifest_of(bench).size
     assert allowed.pop("answer") in range(size, size + 100)
     assert set(allowed.values()) == {0}
+
+
+def test_the_server_waits_no_longer_for_sites_than_it_was_told(bench: Bench) -> None:
+    """The bench's time is up at once; a server that went on waiting would look, and sleep, for ever."""
+    bench.link.offline = set(bench.names[:2])
+    server, slept = bench.server(), [0]
+
+    def sleep(seconds: float) -> None:
+        slept[0] += 1
+        assert slept[0] < 100, "still waiting"
+
+    server._sleep = sleep
+    with pytest.raises(ServerError) as ended:
+        server.run()
+    assert "missing: site-01, site-02" in ended.value.problem

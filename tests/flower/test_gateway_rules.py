@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -174,7 +176,14 @@ def test_a_listener_that_does_not_start_says_so(issued: pki.Pki, monkeypatch: py
     running = Gateway(
         host="127.0.0.1", port=0, cert=issued.cert, key=issued.key, upstream=upstream, upstream_ca=issued.ca
     )
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        assert len(slept) < 100, "still waiting"
+
     monkeypatch.setattr(running._server, "run", lambda sockets: None)
+    monkeypatch.setattr(gateway, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
     with pytest.raises(GatewayFailed, match="did not start"):
         running.__enter__()
     running.__exit__(None, None, None)

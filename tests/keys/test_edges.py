@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from keys.errors import DamagedFile, KeyFileError
-from keys.params import CERTIFICATE_DAYS, DAY_S, LAST_DATE_S, MOST_DAYS, MOST_HOSTS
-from keys.public import read_public_key, render_public_key
-from keys.root import expiry
-from keys.server import load_tls, read_certificate
-from keys.strictjson import date_of
+from keys.errors import DamagedFile, KeyFileError, MissingFile
+from keys.params import CERTIFICATE_DAYS, DAY_S, LAST_DATE_S, MOST_DAYS, MOST_HOSTS, ROSTER_LIMIT
+from keys.public import read_public_key, read_roster, render_public_key
+from keys.root import expiry, first_roster, without_site
+from keys.server import load_server, load_tls, read_certificate
+from keys.store import load_site, read_own_public
+from keys.strictjson import date_of, parse_object, require_fields, require_format
 from keys.tls import alternative_names, issue_tls, load_authority
 from secagg.errors import Malformed
-from tests.keys.conftest import NOW
+from secagg.identity import sign_roster
+from tests.keys.conftest import LATER, NOW
+from tests.keys.test_roster import PUBLICS, ROOT, ROSTER, write
 
 
 @pytest.mark.parametrize("length", [0, 31, 33])
@@ -87,3 +92,62 @@ def test_the_certificates_say_what_they_are_for_and_no_more(tmp_path: Path) -> N
     assert list(purposes) == [ExtendedKeyUsageOID.SERVER_AUTH]
     authority = load_authority(tmp_path / "tls", NOW)
     assert "key" not in repr(authority).replace("key_", "")
+
+
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity"])
+def test_what_only_some_parsers_call_json_is_malformed(text: str) -> None:
+    with pytest.raises(Malformed, match="is not JSON"):
+        parse_object(f'{{"a": {text}}}'.encode())
+
+
+def test_a_field_has_its_very_type_and_a_file_its_format() -> None:
+    assert require_fields({"a": 1}, {"a": int}) == {"a": 1}
+    for value in (True, 1.0, "1", None, [1]):
+        with pytest.raises(Malformed, match="wrong type"):
+            require_fields({"a": value}, {"a": int})
+    require_format({"format": "x"}, "x")
+    for other in ({"format": "y"}, {}, {"format": None}):
+        with pytest.raises(Malformed, match="does not say"):
+            require_format(other, "x")
+
+
+def test_what_is_not_there_is_said_with_the_command_that_makes_it(tmp_path: Path) -> None:
+    for read, remedy in (
+        (lambda: load_server(tmp_path), "fedkeys server init"),
+        (lambda: load_tls(tmp_path, NOW), "fedkeys tls"),
+        (lambda: read_own_public(tmp_path), "fedkeys init"),
+        (lambda: load_site(tmp_path), "fedkeys init"),
+    ):
+        with pytest.raises(MissingFile, match="holds no") as missing:
+            read()
+        assert remedy in missing.value.remedy
+
+
+def test_a_consortium_is_called_as_sites_are() -> None:
+    with pytest.raises(KeyFileError, match="not a name for a consortium"):
+        first_roster(Ed25519PrivateKey.generate(), "St. Olav", PUBLICS, expires=LATER)
+
+
+def test_a_roster_that_lists_no_p384_key_is_not_read_though_its_root_signed_it(tmp_path: Path) -> None:
+    entries = tuple(replace(entry, node_key=b"junk") for entry in ROSTER.sites[:1])
+    path = write(tmp_path / "roster.json", sign_roster(replace(ROSTER, sites=entries), ROOT))
+    with pytest.raises(DamagedFile, match="node key"):
+        read_roster(path)
+
+
+def test_a_roster_file_of_exactly_the_limit_is_read_and_one_byte_more_is_not(tmp_path: Path) -> None:
+    path = write(tmp_path / "roster.json", ROSTER)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b" " * (ROSTER_LIMIT - len(whole)))
+    assert read_roster(path) == ROSTER
+    path.write_bytes(whole + b" " * (ROSTER_LIMIT - len(whole) + 1))
+    with pytest.raises(DamagedFile, match="longer than"):
+        read_roster(path)
+
+
+def test_revocations_add_up(tmp_path: Path) -> None:
+    roster = ROSTER
+    keys = {entry.site: entry.identity_key for entry in roster.sites}
+    for name in ("a", "b"):
+        roster = without_site(roster, ROOT, name, NOW)
+    assert set(roster.revoked) == {keys["a"], keys["b"]}

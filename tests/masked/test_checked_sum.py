@@ -12,8 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secagg.errors import FaultyPeerOrServer, FaultyServer, FaultySite, Malformed, Refused, SecAggError
+from secagg.masked.checks import require_record
 from secagg.masked.graph import challenge_seed
-from secagg.masked.messages import MaskedAggregate, Projections, RoundRecord, masked_words_digest, sum_words_digest
+from secagg.masked.messages import (
+    MaskedAggregate,
+    Projections,
+    Revealed,
+    RoundRecord,
+    masked_words_digest,
+    sum_words_digest,
+    survivor_set_digest,
+)
+from secagg.masked.states import Shared, decode_state
 from secagg.session import Packet, Words
 from secagg.tally import WORDS
 from tests.masked.stage import (
@@ -174,6 +184,27 @@ def test_a_site_gives_projections_once_and_for_the_record_of_its_own_survivor_se
     assert Projections.decode(reply.head) == projections(round_, record, "site-02")
     assert reply.words is None
     refuses(round_, record, FaultyServer, "RoundRecord out of order at stage checked")
+
+
+def test_a_site_projects_for_no_other_survivor_set_even_if_everybody_signed_it() -> None:
+    """The record is whole and stands by itself: only the site's own memory of what it signed stops it."""
+    round_ = federation(7, 8).until("mask")
+    gone = decode_state(round_.clients["site-07"].to_bytes()[32:])
+    assert isinstance(gone, Shared)
+    record = request(round_.until("check"))
+    assert isinstance(record, RoundRecord)
+    vectors = without(record.vectors, "site-07")
+    h3 = survivor_set_digest(round_.context.digest, vectors)
+    signed = tuple(
+        resigned(round_.context, round_.consortium.keys[each.site], replace(each, survivor_set=h3))
+        for each in without(record.signatures, "site-07")
+    )
+    other = replace(
+        record, vectors=vectors, signatures=signed, seeds=without(record.seeds, "site-07"),
+        keys=(Revealed("site-07", gone.mask_secret),),
+    )  # fmt: skip
+    require_record(round_.context, other)
+    refuses(round_, other, FaultyServer, "names another survivor set than this site signed")
 
 
 def test_a_site_signs_no_record_whose_secrets_or_signatures_do_not_hold() -> None:

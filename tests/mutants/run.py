@@ -30,10 +30,11 @@ from rich.table import Table
 
 from tests.mutants.table import ROOT, Mutant, mutants
 
-PYTEST = ("-x", "-q", "-p", "no:cacheprovider", "-p", "tests.mutants.hurry", "--hypothesis-seed=0", "--timeout=60")
+PYTEST = ("-x", "-q", "-p", "no:cacheprovider", "-p", "tests.mutants.hurry", "--hypothesis-seed=0", "--timeout=120")
 NOT_COPIED = (".git", ".venv*", "out", "__pycache__", ".*_cache", ".hypothesis", ".benchmarks", "*.egg-info")
 FAILED = 1  # pytest's exit status when tests were collected and ran, and one failed
-CAUGHT, SURVIVED, BROKEN = "caught", "SURVIVED", "BROKEN"
+HUNG = "from pytest-timeout"  # in what pytest says of a test that did not end: that is no verdict
+CAUGHT, SURVIVED, BROKEN, ENDLESS = "caught", "SURVIVED", "BROKEN", "ENDLESS"
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Copy:
         finally:
             path.write_text(whole, encoding="utf-8")
             os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-        verdict = {FAILED: CAUGHT, 0: SURVIVED}.get(status, BROKEN)
+        verdict = ENDLESS if HUNG in output else {FAILED: CAUGHT, 0: SURVIVED}.get(status, BROKEN)
         return Outcome(mutant, verdict, time.monotonic() - started, output)
 
 

@@ -22,7 +22,7 @@ LIBRARIES = (
     "flwr.serverapp", "httpx", "hypothesis", "nacl.secret", "numpy", "platformdirs", "pytest", "rich.console",
     "starlette", "tenacity", "typer", "uvicorn",
 )  # fmt: skip
-LIMIT_S = 300
+LIMIT_S = 300  # of all cases of a test; run.py limits each of them
 TIMED_OUT = -1
 LOOK_S = 0.01
 

@@ -130,9 +130,9 @@ def test_an_update_below_its_l2_bound_is_not_scaled() -> None:
     assert (words_of(quantizer(5000), values) == words_of(quantizer(5000, clip=1 << 40), values)).all()
 
 
-def test_a_value_of_two_to_the_64_is_quantised_and_the_next_float_is_not() -> None:
-    largest = np.float32(2.0**64)
-    for sign in (np.float32(1), np.float32(-1)):
-        quantizer(1).blocks(np.array([sign * largest], np.float32), 1, dither())
-        with pytest.raises(Misuse, match="beyond"):
-            quantizer(1).blocks(sign * np.nextafter(np.array([largest]), np.float32(np.inf)), 1, dither())
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_value_is_two_to_the_64(sign: int) -> None:
+    largest = np.array([sign * 2.0**64], np.float32)
+    quantizer(1).blocks(largest, 1, dither())
+    with pytest.raises(Misuse, match="beyond"):
+        quantizer(1).blocks(np.nextafter(largest, np.float32(sign * np.inf)), 1, dither())
