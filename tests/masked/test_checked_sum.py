@@ -369,3 +369,20 @@ def test_a_server_does_not_go_on_with_an_archive_whose_vectors_have_another_leng
         round_.archive.put("site-01", other)
         with pytest.raises(Malformed, match="not the one the record was made from"):
             round_.scheme.resume(round_.context, keys, round_.archive, blob)
+
+
+def test_a_site_gives_no_projections_for_a_record_of_vectors_that_it_did_not_sign() -> None:
+    """Though a quorum signed it: the same survivors, one of them with another vector than this site was shown."""
+    round_ = scene("check", 7, drop={"mask": ["site-07"]})
+    record, keys = request(round_), round_.consortium.keys
+    assert isinstance(record, RoundRecord)
+    first = record.vectors[0]
+    assert first.site == "site-01"
+    other = resigned(round_.context, keys[first.site], replace(first, words=flipped(first.words)))
+    vectors = (other, *record.vectors[1:])
+    h3 = survivor_set_digest(round_.context.digest, vectors)
+    signatures = tuple(
+        resigned(round_.context, keys[each.site], replace(each, survivor_set=h3)) for each in record.signatures
+    )
+    false = replace(record, vectors=vectors, signatures=signatures)
+    refuses(round_, false, FaultyServer, "the record names another survivor set than this site signed")

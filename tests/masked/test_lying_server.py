@@ -451,3 +451,14 @@ def test_the_survivor_digest_binds_what_each_site_sent() -> None:
     altered = replace(vectors[0], words=flipped(vectors[0].words))
     assert survivor_set_digest(round_.context.digest, (altered, *vectors[1:])) != digest
     assert survivor_set_digest(flipped(round_.context.digest), vectors) != digest
+
+
+def test_the_first_site_of_a_share_set_over_another_key_roster_is_named_and_nobody_else() -> None:
+    """What a site compares with is the key roster that it saw itself, not the first that the server shows."""
+    round_ = scene("mask")
+    theirs, *_ = bundle_of(round_).statements
+    assert theirs.site == "site-01"
+    other = replace(theirs, key_roster=flipped(theirs.key_roster))
+    signed = resigned(round_.context, round_.consortium.keys[theirs.site], other)
+    lie = replace(bundle_of(round_), statements=swapped(bundle_of(round_).statements, theirs.site, signed))
+    refuses(round_, lie, FaultyPeerOrServer, "site-01: it dealt its shares over another key roster")
