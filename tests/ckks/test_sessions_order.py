@@ -65,9 +65,7 @@ def history() -> History:
 
 @pytest.mark.parametrize("message", [*REQUESTS, *REPLIES, *PARTS], ids=lambda each: each.__name__)
 @pytest.mark.parametrize("state", range(7), ids=lambda i: STAGES[i])
-def test_only_the_tables_pairs_pass_and_all_others_change_nothing(
-    history: History, state: int, message: type
-) -> None:
+def test_only_the_tables_pairs_pass_and_all_others_change_nothing(history: History, state: int, message: type) -> None:
     round_, saved, messages = history
     client = replayed(round_, saved[state])
     assert client.stage == STAGES[state]
