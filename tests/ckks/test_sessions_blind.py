@@ -134,7 +134,9 @@ def test_with_one_site_the_server_takes_no_single_vector_apart() -> None:
     adverts = [(each.site, each.mask_key) for each in record.adverts if each.site != VICTIM]
     payload = payload_of(round_)
     gone = neighbour_seeds(context, h2, secrets.mask_secret, VICTIM, [a for a in adverts if a[0] in (COLLUDER, GONE)])
-    rest = neighbour_seeds(context, h2, secrets.mask_secret, VICTIM, [a for a in adverts if a[0] not in (COLLUDER, GONE)])
+    rest = neighbour_seeds(
+        context, h2, secrets.mask_secret, VICTIM, [a for a in adverts if a[0] not in (COLLUDER, GONE)]
+    )
     left = without_pads(round_, round_.archive.get(VICTIM), {VICTIM: seeds(round_)[VICTIM]})
     unmask(left, gone.minus, (self_seed(context, h2, VICTIM, b), *gone.plus))
     with pytest.raises(FaultyServer):

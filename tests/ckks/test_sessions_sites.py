@@ -109,7 +109,12 @@ def earlier_vector() -> Words:
     return first.archive.get(LIAR)
 
 
-TAKEN = ("copies another's ciphertext", "negates another's ciphertext", "replays its own of another attempt", "swaps two")
+TAKEN = (
+    "copies another's ciphertext",
+    "negates another's ciphertext",
+    "replays its own of another attempt",
+    "swaps two",
+)
 
 
 @pytest.mark.parametrize("what", TAKEN)

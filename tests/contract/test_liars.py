@@ -149,7 +149,7 @@ def test_a_repeated_request_gets_no_second_answer(scheme: str, phase: str) -> No
     client = round_.clients[ME]
     client.handle(packet)
     after = client.to_bytes()
-    with pytest.raises(FaultyServer, match="out of order|twice"):
+    with pytest.raises(FaultyServer, match=r"out of order|twice"):
         client.handle(packet)
     assert client.to_bytes() == after
 
