@@ -128,7 +128,8 @@ def test_connections_that_break_anywhere_cost_at_most_that_site(story):
 def test_a_connection_replayed_byte_by_byte_gets_no_answer_but_tls(story):
     sent, answered = story.replayed
     assert sent > 1000
-    assert answered[:2] == b"\x16\x03"  # a handshake, with fresh keys: the recorded requests are noise under them
+    # a handshake, with fresh keys, under which the recorded requests are noise; an alert; or nothing any more
+    assert answered[:2] in (b"\x16\x03", b"\x15\x03", b"")
     assert len(answered) < 10_000
 
 
