@@ -86,3 +86,8 @@ def _play(updates: list[np.ndarray], range_q40: int) -> tuple[int, float]:
     tally = tally_of(sites=len(updates), weight=len(updates), clipped=clipped, peak=peak)
     following = next_range(range_q40, tally, maker.open(total, len(updates)).largest, SIZE, maker.params.levels)
     return following, clipped / (SIZE * len(updates))
+
+
+def test_the_first_range_never_exceeds_its_cap() -> None:
+    assert first_range(MAX_RANGE_Q40, 1, 1) == MAX_RANGE_Q40
+    assert first_range(MAX_RANGE_Q40 // 2, 3, 1) == MAX_RANGE_Q40
