@@ -18,7 +18,8 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from google.protobuf.message import DecodeError
 
-from fedclient.packets import SharedArrays, SiteRefusal, decode_answer, encode_packet
+from fedclient.packets import WORD_BYTES, SharedArrays, SiteRefusal, decode_answer, encode_packet
+from fedserver.inflation import at_most
 from fedserver.traffic import Traffic
 from secagg.errors import Malformed
 from secagg.session import Packet
@@ -34,6 +35,7 @@ SLOWEST_UNSEEN_S: Final = 10.0
 LEAST_GAP_S: Final = 0.01  # between two polls, over all sites
 _UNREADABLE: Final = (  # what Flower's parser raises over a reply that is none, depending on its bytes
     ArithmeticError, AssertionError, AttributeError, DecodeError, LookupError, RecursionError, TypeError, ValueError,
+    Malformed,  # and what at_most raises
 )  # fmt: skip
 GONE_CODES: Final = frozenset({3, 4, 5})  # flwr.app.Error.code: no such message, no reply, node not connected
 
@@ -83,18 +85,18 @@ def exchange(
         del waiting[site]
         yield site, SiteRefusal("gone")
     bell = None if traffic is None else _Bell(traffic, seen)
-    for site, replies in _arrivals(grid, waiting, deadline, bell):
+    for site, replies in _arrivals(grid, waiting, deadline, bell, max_words * WORD_BYTES):
         answer = _read(site, nodes[site], replies, max_words)
         if answer is not None:
             yield site, answer
 
 
 def _arrivals(
-    grid: Grid, waiting: Mapping[str, str], deadline: float, bell: _Bell | None
+    grid: Grid, waiting: Mapping[str, str], deadline: float, bell: _Bell | None, max_bytes: int
 ) -> Iterator[tuple[str, list[Message]]]:
     """What Flower returns for each site's message id, as it returns it; nothing for a reply that it cannot read.
 
-    Raises what a pull raised if that is no reply's fault.
+    max_bytes: what one reply's vectors may take. Raises what a pull raised if that is no reply's fault.
     """
     arrived: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
     over = threading.Event()
@@ -103,7 +105,7 @@ def _arrivals(
         threading.Thread(target=bell.watch, name="exchange-traffic", daemon=True).start()
     for site, message_id in waiting.items():
         pauses = _by_clock(least_s, over) if bell is None else bell.pauses(least_s)
-        arguments = (grid, (site, message_id), pauses, arrived)
+        arguments = (grid, (site, message_id), max_bytes, pauses, arrived)
         threading.Thread(target=_watch, args=arguments, name=f"exchange-{site}", daemon=True).start()
     try:
         for _ in waiting:
@@ -120,12 +122,20 @@ def _arrivals(
             bell.stop()
 
 
-def _watch(grid: Grid, asked: tuple[str, str], pauses: Iterator[None], arrived: queue.SimpleQueue[_Arrival]) -> None:
+def _watch(
+    grid: Grid,
+    asked: tuple[str, str],
+    max_bytes: int,
+    pauses: Iterator[None],
+    arrived: queue.SimpleQueue[_Arrival],
+) -> None:
     """Polls for the reply to one (site, message id), after each pause, until it comes or the pauses end."""
     site, message_id = asked
     try:
         for _ in pauses:
-            if replies := list(grid.pull_messages([message_id])):
+            with at_most(max_bytes):
+                replies = list(grid.pull_messages([message_id]))
+            if replies:
                 arrived.put((site, replies))
                 return
     except _UNREADABLE as error:
