@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,6 +73,25 @@ def test_a_file_that_cannot_be_read_or_removed_is_named(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="storage") as refusal:
             call()
         assert "cannot re" in refusal.value.problem and str(store.folder) in refusal.value.problem
+
+
+def test_a_folder_that_cannot_be_made_or_is_gone_is_named(tmp_path: Path) -> None:
+    store = SessionStore(tmp_path / "home", bytes(32), bytes(32))
+    shutil.rmtree(store.folder)
+    with pytest.raises(StoreError) as refusal:
+        store.save_sent(1, 1, np.zeros(3, np.uint64))
+    assert "cannot write" in refusal.value.problem and "sent-1.1.u64" in refusal.value.problem
+    (tmp_path / "file").write_text("a file where the home should be")
+    with pytest.raises(StoreError) as refusal:
+        SessionStore(tmp_path / "file", bytes(32), bytes(32))
+    assert "cannot make" in refusal.value.problem
+
+
+def test_a_list_of_sessions_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError) as refusal:
+        JoinedSessions(tmp_path).note(MANIFEST)
+    assert "cannot write" in refusal.value.problem and "sessions.log" in refusal.value.problem
 
 
 def test_a_list_of_sessions_that_cannot_be_read_lets_none_begin(tmp_path: Path) -> None:

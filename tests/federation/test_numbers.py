@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from fedclient.settings import LocalError
+from fedserver.checkpoint import Checkpoint
 from fedserver.enrolment import session_numbers
 from fedserver.link import Answer
 from fedserver.plan import Plan, ServerError
+from fedserver.round import size_of
 from secagg.config import Manifest
-from secagg.enrol import Consent, ModelCard, Tensor, signed_by
+from secagg.enrol import Consent, ModelCard, Ready, Tensor, signed_by
 from secagg.identity import sign_roster
 from secagg.session import Packet
 from tests.federation.direct import Bench, Where
@@ -171,3 +173,54 @@ def test_the_server_waits_no_longer_for_sites_than_it_was_told(bench: Bench) -> 
     with pytest.raises(ServerError) as ended:
         server.run()
     assert "missing: site-01, site-02" in ended.value.problem
+
+
+def test_a_site_that_never_catches_up_is_asked_no_more_often_than_there_are_rounds(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says after every message that it stands where it stood; a server that believed it would never end."""
+    monkeypatch.setattr("fedserver.federation.MAX_PACKETS", 2)
+    asked, position = [0], []
+
+    def reply(where: Where, packet: Packet) -> Packet:
+        if where.site != "site-04" or where.kind not in ("consent", "start"):
+            return packet
+        if where.kind == "consent":
+            position.append(Consent.decode(packet.head).position)
+            return packet
+        asked[0] += 1
+        assert asked[0] < 50, "still asking"
+        return Packet(signed_by(bench.consortium.keys["site-04"], Ready("site-04", position[0], bytes(64))).encode())
+
+    bench.link.alter_reply = reply
+    bench.run(rounds=3)
+    assert bench.events("finished")[-1]["saved_at"] == list(bench.but("site-04"))
+
+
+def test_what_a_site_has_missed_comes_in_messages_of_bounded_size(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two aggregates and a half go into a message; one goes in any case."""
+    bench.link.offline = {"site-02"}
+    monkeypatch.setattr(bench, "plan", replace(bench.plan, min_sites=4))
+    carried: list[list[int]] = []
+    size = [0]
+
+    def request(where: Where, packets: Sequence[Packet]) -> Sequence[Packet]:
+        if where.site == "site-02" and where.kind in ("start", "finish"):
+            carried.append([size_of(each) for each in packets[1:]])
+        return packets
+
+    def reply(where: Where, packet: Packet) -> Packet:
+        if where.asks("unmask", 6) and where.site == "site-05":
+            size[0] = Checkpoint(Path(bench.plan.out) / "state").size_of(1)
+            monkeypatch.setattr("fedserver.federation.CATCH_UP_BYTES", size[0] * 5 // 2)
+            bench.link.offline = set()
+        return packet
+
+    bench.link.alter_request, bench.link.alter_reply = request, reply
+    bench.assert_result(bench.run(rounds=8))
+    assert max(map(len, carried)) == 2
+    assert sum(map(len, carried)) == 8
+    monkeypatch.setattr("fedserver.federation.CATCH_UP_BYTES", 1)
+    assert bench.server()._in_reach(2, 8) == 4

@@ -72,3 +72,23 @@ def test_every_rule_can_be_set(tmp_path: Path) -> None:
     file = tmp_path / POLICY_FILE
     file.write_text("\n".join(f"{name} = {text}" for name, (text, _) in rules.items()))
     assert load_policy(file) == Policy(**{name: value for name, (_, value) in rules.items()})
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("least_survivors = 0", "least_survivors is not an integer from 1"),
+        ("largest_weight = true", "largest_weight is not an integer from 1"),
+        ("least_colluders = -1", "least_colluders is not an integer from 0"),
+        ("whole_roster = 1", "whole_roster is neither true nor false"),
+        ('schemes = "masked"', "schemes is not a list of texts"),
+        ("base_models = [1]", "base_models is not a list of texts"),
+        ('base_models = ["ab"]', "64 hexadecimal digits"),
+        ("least_survivor = 3", "there is no rule 'least_survivor'"),
+    ],
+)
+def test_what_is_wrong_with_a_rule_is_said_with_its_name(tmp_path: Path, line: str, says: str) -> None:
+    (tmp_path / POLICY_FILE).write_text(line)
+    with pytest.raises(PolicyError) as refusal:
+        load_policy(tmp_path / POLICY_FILE)
+    assert says in refusal.value.problem

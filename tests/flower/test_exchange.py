@@ -206,3 +206,12 @@ def test_two_replies_to_one_request_are_none() -> None:
 
     grid = cast(Grid, Twice(echo))
     assert dict(exchange(grid, NODES, REQUESTS, "query.x", 0.5, max_words=10)).keys() == {"a", "c"}
+
+
+def test_an_exchange_ends_at_its_deadline_although_nobody_answers() -> None:
+    """In a thread of its own, so that a failure is seen and not waited for."""
+    answers: list[dict[str, object]] = []
+    asking = threading.Thread(target=lambda: answers.append(ask(lambda _: None)), daemon=True)
+    asking.start()
+    asking.join(20)
+    assert answers == [{}]
