@@ -267,6 +267,15 @@ def test_a_site_lends_only_what_it_has_opened_itself(bench: Bench) -> None:
     refuses(peer, "lend", [request_by(bench, keys, session=bytes(32))], Refused, "has not agreed to that session")
 
 
+def test_a_site_does_not_pass_on_what_it_borrowed_and_has_not_opened(bench: Bench) -> None:
+    """It may be false: it is lent under the name of a site that knows it to be right."""
+    late(bench).handle("borrow", [asked(bench), lent(bench, wanted(bench))])
+    request = request_by(bench, bench.consortium.keys["site-02"])
+    refuses(late(bench), "lend", [request], Refused, "did not open that round")
+    starts(bench)
+    lent(bench, request, LATE)
+
+
 def test_the_opening_of_a_round_under_way_is_lent_to_nobody(tmp_path: Path) -> None:
     """Before a site has opened it, a round may end in another attempt: a server could open a sum that never counted."""
     bench = Bench(tmp_path, options={"scheme": "ckks"})

@@ -122,6 +122,15 @@ def test_a_box_from_another_sender_for_another_receiver_reflected_or_of_another_
         assert error.site == PEER, what  # type: ignore[attr-defined]
 
 
+def test_the_two_boxes_between_two_sites_have_different_keys() -> None:
+    """Their nonce is fixed: under one key the two would show the server the difference of the two seeds."""
+    round_ = scene("mask")
+    secret, theirs = load(state_of(round_).blind_secret), box_of(state_of(round_).commitments, PEER)
+    client, shared = client_of(round_), agree(secret, theirs.blind_key)
+    keys = [client._box(shared, *pair)[0] for pair in ((ME, PEER), (PEER, ME), (ME, "site-05"))]
+    assert len(set(keys)) == 3
+
+
 def test_blind_boxes_are_one_from_every_other_site_of_the_share_set() -> None:
     round_ = scene("mask")
     bundle = bundle_of(round_)
