@@ -32,3 +32,17 @@ def test_a_full_disk_is_named_when_the_words_that_leave_are_kept(
         store.save_sent(1, 1, np.zeros(3, np.uint64))
     monkeypatch.undo()
     assert "cannot write" in refusal.value.problem
+
+
+def test_a_full_disk_leaves_the_state_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = SessionStore(tmp_path, bytes(32), bytes(32))
+    store.save_client(1, 1, b"before")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError):
+        store.save_client(1, 1, b"after")
+    monkeypatch.undo()
+    assert store.client(1, 1) == b"before"
