@@ -33,11 +33,11 @@ from secagg.enrol import (
     require_from,
     signed_by,
 )
-from secagg.errors import FaultyPeerOrServer, FaultyServer, Malformed, Misuse, Refused
+from secagg.errors import FaultyPeerOrServer, FaultyServer, FaultySite, Malformed, Misuse, Refused, Sealed
 from secagg.identity import Roster, SiteKeys
 from secagg.quantize.params import MAX_VALUE
 from secagg.schemes import scheme_named
-from secagg.session import ClientSession, Metrics, Packet, Rng, Update
+from secagg.session import ClientSession, Mean, Metrics, Packet, Rng, Update
 from secagg.tally import Tally
 from secagg.vector import Layout, Vector, adapter_digest
 
@@ -258,11 +258,7 @@ class Site:
             raise FaultyServer(f"the aggregate of round {session.position.round + 1} is missing")
         header = session.position.header(session.manifest, attempt)
         context = RoundContext(session.manifest, self._roster, header)
-        scheme, opening = scheme_named(session.manifest.scheme), session.store.opening(round_, attempt)
-        if opening is None:
-            state = session.store.client(round_, attempt)
-            opening = b"" if state is None else scheme.opening(context, state)
-        mean = scheme.open(context, aggregate, opening)
+        mean, opening = self._opened(session, context, aggregate)
         if opening:
             session.store.save_opening(round_, attempt, opening)
         adapter = np.add(session.adapter, mean.values, dtype=np.float32)
@@ -275,6 +271,26 @@ class Site:
         totals = mean.totals
         self._tell(f"round {round_}: the mean of {', '.join(mean.contributors)}; {totals.clipped:.2%} clipped")
         session.store.forget_round()
+
+    def _opened(self, session: Session, context: RoundContext, aggregate: Packet) -> tuple[Mean, bytes]:
+        """The mean, and what opened it: what this site's own session holds, or else what a peer lent it.
+
+        Raises Sealed if neither does; a loan that does not open the sum is forgotten.
+        """
+        header, scheme, store = context.header, scheme_named(session.manifest.scheme), session.store
+        state = store.client(header.round, header.attempt)
+        own = b"" if state is None else scheme.opening(context, state)
+        try:
+            return scheme.open(context, aggregate, own), own
+        except Sealed:
+            lent = store.opening(header.round, header.attempt)
+            if lent is None:
+                raise
+        try:
+            return scheme.open(context, aggregate, lent), lent
+        except (FaultyServer, Malformed):
+            store.forget_opening(header.round, header.attempt)
+            raise Sealed("what a peer lent does not open the sum") from None
 
     def _digest_of(self, manifest: Manifest, adapter: Vector) -> bytes:
         return adapter_digest(self._prepared_for(manifest).layout, adapter)
@@ -346,7 +362,10 @@ class Site:
         opening = session.store.opening(wanted.round, wanted.attempt)
         if opening is None or wanted.round > session.position.round:
             raise Refused("this site did not open that round")
-        sealed = SealedBox(PublicKey(wanted.key)).encrypt(opening)
+        try:
+            sealed = SealedBox(PublicKey(wanted.key)).encrypt(opening)
+        except CryptoError:
+            raise FaultySite(wanted.site, "nothing can be sealed to its key") from None
         reply = OpeningFor(self._keys.site, wanted.digest(), sealed, bytes(64))
         return Packet(signed_by(self._keys, reply).encode())
 

@@ -162,6 +162,10 @@ class SessionStore(KeptSession):
         label = f"{round_}.{attempt}".encode()
         self._write(f"opening-{round_}.{attempt}.sealed", self._box.encrypt(label + b"\x00" + opening))
 
+    def forget_opening(self, round_: int, attempt: int) -> None:
+        """Removes an opening that opens nothing. Raises StoreError."""
+        _remove([self.folder / f"opening-{round_}.{attempt}.sealed"])
+
     def save_update(self, round_: int, update: Update) -> None:
         """Keeps the round's update until it has left or the next round begins. Raises StoreError."""
         metrics = update.metrics

@@ -8,8 +8,7 @@ from secagg.ckks.decoding import decrypt
 from secagg.ckks.payload import KeyAndCiphertext, pad_seed, read_key_sum
 from secagg.config import RoundContext
 from secagg.errors import Sealed
-from secagg.labels import VECTOR_TAIL
-from secagg.masked.graph import self_seed
+from secagg.masked.graph import tail_seed
 from secagg.masked.masks import Masks
 from secagg.masked.messages import share_set_digest
 from secagg.masked.opening import CheckedSum, checked_sum
@@ -46,6 +45,4 @@ def open_aggregate(context: RoundContext, aggregate: Packet, blind_seeds: Mappin
 def _tail_seeds(context: RoundContext, checked: CheckedSum) -> dict[str, bytes]:
     """The seed of every survivor's ciphertext mask, from the b that the record reveals."""
     share_set = share_set_digest(context.digest, checked.record.statements)
-    return {
-        each.site: self_seed(context, share_set, each.site, each.secret, VECTOR_TAIL) for each in checked.record.seeds
-    }
+    return {each.site: tail_seed(context, share_set, each.site, each.secret) for each in checked.record.seeds}

@@ -18,10 +18,9 @@ from secagg.labels import (
     SIGN_SEALED_SHARES,
     SIGN_SURVIVORS,
     SIGN_UNMASK_SHARES,
-    VECTOR_TAIL,
 )
 from secagg.masked.checks import require_adverts, require_quorum, require_record, require_statements, require_vectors
-from secagg.masked.graph import box_aad, box_key, challenge_seed, neighbour_seeds, self_seed
+from secagg.masked.graph import box_aad, box_key, challenge_seed, neighbour_seeds, self_seed, tail_seed
 from secagg.masked.masks import Masks
 from secagg.masked.messages import (
     REQUESTS,
@@ -275,7 +274,7 @@ class MaskedClient:
         words, start = np.empty(payload.words + payload.tail_words, np.uint64), 0
         contribution = payload.contribute(update, self._rng)
         if payload.tail_words:
-            words[payload.words :] = contribution.tail(self_seed(context, h2, own, state.seed, VECTOR_TAIL))
+            words[payload.words :] = contribution.tail(tail_seed(context, h2, own, state.seed))
         for block in contribution.blocks():
             masks.apply(block)
             words[start : start + block.size] = block

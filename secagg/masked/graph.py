@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from secagg.config import RoundContext
-from secagg.labels import CHALLENGE, PAIR_MASK, ROTATION, SELF_MASK, SHARE_AAD, SHARE_KEY, VECTOR_UPDATE
+from secagg.labels import CHALLENGE, PAIR_MASK, ROTATION, SELF_MASK, SHARE_AAD, SHARE_KEY, VECTOR_TAIL, VECTOR_UPDATE
 from secagg.primitives.agreement import Loaded, agree, derive, load
 from secagg.primitives.prg import SEED_BYTES
 
@@ -40,6 +40,11 @@ def self_seed(context: RoundContext, share_set: bytes, site: str, seed: bytes, v
     """The 48-byte seed of a site's own mask, from its 32-byte secret b. vector: the label of what it masks."""
     info = SELF_MASK + place(context, site) + share_set + vector
     return derive(seed, context.digest, info, SEED_BYTES)
+
+
+def tail_seed(context: RoundContext, share_set: bytes, site: str, seed: bytes) -> bytes:
+    """The 48-byte seed that a site may use for the tail of its vector, from its 32-byte secret b (spec §11.8)."""
+    return self_seed(context, share_set, site, seed, VECTOR_TAIL)
 
 
 def neighbour_seeds(

@@ -14,7 +14,6 @@ from secagg.config import Manifest, Policy, RoundContext
 from secagg.errors import Refused, SecAggError
 from secagg.identity import SiteKeys
 from secagg.labels import SIGN_KEY_ADVERT, SIGN_SEALED_SHARES, SIGN_SURVIVORS
-from secagg.masked.client import quantizer_of
 from secagg.masked.graph import box_aad, box_key, neighbour_seeds, self_seed
 from secagg.masked.messages import (
     Box,
@@ -29,6 +28,7 @@ from secagg.masked.messages import (
     seed_commitment,
     share_set_digest,
 )
+from secagg.masked.payload import quantizer_of
 from secagg.masked.states import Advertised, decode_state
 from secagg.primitives.aead import seal
 from secagg.primitives.agreement import agree, public_key

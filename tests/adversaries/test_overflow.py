@@ -10,8 +10,8 @@ import pytest
 from secagg.config import Manifest
 from secagg.errors import FaultyServer, Malformed, Misuse
 from secagg.lanes import LANE_BITS, headroom
-from secagg.masked.client import quantizer_of, words_of
 from secagg.masked.messages import MaskedVector, masked_words_digest
+from secagg.masked.payload import QuantizedUpdate, quantizer_of
 from secagg.quantize import QuantizerParams
 from secagg.session import Metrics, Packet, Update
 from secagg.wire import encode_plain, field_rules
@@ -133,7 +133,7 @@ def test_a_site_that_stays_below_the_largest_sum_or_spills_into_a_neighbour_is_n
     """
     round_, updates = spoilt(lane, added)
     values = round_.mean(round_.run()).values
-    per_word = words_of(round_.context) - 8
+    per_word = QuantizedUpdate(round_.context).words - 8
     at = moved * per_word
     steps = (values[at] - plain_mean(updates, round_.consortium.names)[at]) / (2 * (255 / 256) / (255 * N))
     assert round(steps, 3) == added >> (12 * moved)

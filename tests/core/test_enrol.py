@@ -7,7 +7,18 @@ from dataclasses import replace
 import pytest
 
 from secagg.chain import Position
-from secagg.enrol import SIGNED, Consent, Here, ModelCard, Ready, Tensor, require_from, signed_by
+from secagg.enrol import (
+    SIGNED,
+    Consent,
+    Here,
+    ModelCard,
+    OpeningFor,
+    OpeningWanted,
+    Ready,
+    Tensor,
+    require_from,
+    signed_by,
+)
 from secagg.errors import FaultySite, Malformed, Refused
 from secagg.identity import SiteKeys
 from tests.sim import Consortium
@@ -17,7 +28,8 @@ POSITION = Position(bytes(32), 0, bytes(32), bytes(32), 1)
 CARD = ModelCard("site-01", bytes(32), (Tensor("a", 2, 3), Tensor("b", 1, 1)), *[bytes(32)] * 4, bytes(64))
 DRAFTS = [
     Here("site-01", bytes(32), bytes(64)), CARD, Consent("site-01", POSITION, bytes(64)),
-    Ready("site-01", POSITION, bytes(64)),
+    Ready("site-01", POSITION, bytes(64)), OpeningWanted("site-01", bytes(32), 1, 1, bytes(32), bytes(64)),
+    OpeningFor("site-01", bytes(32), b"sealed", bytes(64)),
 ]  # fmt: skip
 each_draft = pytest.mark.parametrize("draft", DRAFTS, ids=lambda each: type(each).__name__)
 
