@@ -10,7 +10,7 @@ import pytest
 from fedclient.settings import LocalError
 from fedclient.site import Facts
 from secagg.config import Setting
-from secagg.enrol import Proposal
+from secagg.enrol import Finish, Proposal
 from secagg.errors import Refused
 from secagg.session import Metrics, Packet
 from secagg.vector import Vector
@@ -58,6 +58,18 @@ def test_a_proposal_after_the_consent_does_not_change_what_is_trained_or_saved(b
 
     bench.link.alter_request = propose_first
     bench.run(rounds=2)
+    assert learner.used == ["toy"] * 3
+
+
+def test_a_proposal_before_a_second_finish_does_not_change_what_is_saved(bench: Bench) -> None:
+    """No aggregate comes with it that would have the site look at its model."""
+    learner = bench.learners["site-01"] = WatchedLearner("site-01")
+    bench.restart("site-01")
+    bench.run(rounds=1)
+    site = bench.link.members["site-01"]
+    manifest = site._session.manifest
+    site.handle("propose", [evil_proposal(bench, manifest.nonce)])
+    site.handle("finish", [Packet(Finish(manifest.digest(), 1, ()).encode())])
     assert learner.used == ["toy"] * 3
 
 
