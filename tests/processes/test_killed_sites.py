@@ -131,5 +131,6 @@ def test_after_every_death_the_adapter_is_the_mean_of_the_recorded_survivors_and
 @each_session
 def test_the_operator_is_told_who_did_not_answer_what(told, session):
     log = told[session].federation.log("server")
-    assert "did not answer keys" in log
+    # silent, or known to be away: whichever Flower notices first
+    assert "did not answer keys" in log or "refused: gone" in log
     assert "Traceback" not in log

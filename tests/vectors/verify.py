@@ -132,6 +132,10 @@ RoundStart 45: session bytes 32; round int 1..100000; attempts 0..63 of int 1..1
 Ready 46: site name; position Position; signature bytes 64
 AttemptRef 47: session bytes 32; round int 1..100000; attempt int 1..1000
 Finish 48: session bytes 32; rounds int 0..100000; attempts 0..63 of int 1..1000, any order
+OpeningRequest 49: session bytes 32; round int 1..100000; attempt int 1..1000
+OpeningWanted 50: site name; session bytes 32; round int 1..100000; attempt int 1..1000; key bytes 32;\
+ signature bytes 64
+OpeningFor 51: site name; wanted bytes 32; sealed bytes 1..65536; signature bytes 64
 """  # the tables of spec §6, §7, §11 and §16, in their own words
 
 
@@ -433,13 +437,18 @@ SIGN_CONSENT=sig consent; SIGN_READY=sig ready; SIGN_ROUND_OPEN=sig round open; 
 SIGN_SEALED_SHARES=sig sealed shares; SIGN_MASKED_VECTOR=sig masked vector; SIGN_SURVIVORS=sig survivors;
 SIGN_UNMASK_SHARES=sig unmask shares; SIGN_PROJECTIONS=sig projections; SHARE_KEY=share key; PAIR_MASK=pair mask;
 SELF_MASK=self mask; SHARE_AAD=share aad; ROTATION=rotation signs; CHALLENGE=challenge;
-INITIAL_VALUES=initial values; KEY_AT_REST=key at rest; KEY_CHECK=key check; VECTOR_UPDATE=vector update
+INITIAL_VALUES=initial values; KEY_AT_REST=key at rest; KEY_CHECK=key check; VECTOR_UPDATE=vector update;
+VECTOR_TAIL=vector tail; SIGN_OPENING_WANTED=sig opening wanted; SIGN_OPENING_FOR=sig opening for;
+CKKS_UPDATE=ckks update; CKKS_SEED=ckks seed; CKKS_DITHER=ckks dither; CKKS_KEY=ckks key; CKKS_ERROR=ckks error;
+CKKS_PUBLIC=ckks public element; BLIND_COMMITMENT=blind seed commitment; BLIND_ROSTER=blind roster;
+BLIND_KEY=blind key; BLIND_AAD=blind aad; BLIND_PAD=blind pad; SIGN_BLIND_ADVERT=sig blind advert
 """  # the labels and purposes of spec §8.2
 PURPOSES = {label: purpose for label, _, purpose in (row.partition("=") for row in re.split(r";\s", REGISTRY.strip()))}
 LABELS = {name: f"secagg-lora/v1 {purpose}\0".encode() for name, purpose in PURPOSES.items()}
 SIGNED = {
     "Roster": "SIGN_ROSTER", "SitePublic": "SIGN_SITE_PUBLIC", "Here": "SIGN_HELLO", "ModelCard": "SIGN_MODEL_CARD",
-    "Consent": "SIGN_CONSENT", "Ready": "SIGN_READY", "RoundOpen": "SIGN_ROUND_OPEN", "KeyAdvert": "SIGN_KEY_ADVERT",
+    "Consent": "SIGN_CONSENT", "Ready": "SIGN_READY", "OpeningWanted": "SIGN_OPENING_WANTED",
+    "OpeningFor": "SIGN_OPENING_FOR", "RoundOpen": "SIGN_ROUND_OPEN", "KeyAdvert": "SIGN_KEY_ADVERT",
     "ShareStatement": "SIGN_SEALED_SHARES", "MaskedVector": "SIGN_MASKED_VECTOR",
     "SurvivorSignature": "SIGN_SURVIVORS", "UnmaskShares": "SIGN_UNMASK_SHARES", "Projections": "SIGN_PROJECTIONS",
 }  # fmt: skip
