@@ -979,7 +979,7 @@ class Ring:
 
     def described(self) -> dict[str, Any]:
         return {
-            "N": self.degree, "primes": list(self.primes), "log2_q": self.q.bit_length(), "w": self.width,
+            "N": self.degree, "primes": list(self.primes), "q_bits": self.q.bit_length(), "w": self.width,
             "k": self.fields, "delta": self.delta, "coefficients": self.coefficients, "blocks": len(self.blocks),
             "bound": error_bound(self.sites), "key_bits": self.key_bits, "key_words": self.key_words,
             "bytes": self.bytes,
@@ -1114,7 +1114,12 @@ def in_fields(ring: Ring, values: Sequence[int]) -> list[list[int]]:
         at += len(held)
         held = [*held, *[0] * (ring.fields * count - len(held))]
         fields = [held[j * count : (j + 1) * count] for j in range(ring.fields)]
-        blocks.append([sum(v << ring.delta + j * ring.width for j, v in enumerate(column)) for column in zip(*fields)])
+        blocks.append(
+            [
+                sum(v << ring.delta + j * ring.width for j, v in enumerate(column))
+                for column in zip(*fields, strict=True)
+            ]
+        )
     return blocks
 
 
@@ -1131,7 +1136,7 @@ def encrypted(
     """c_k mod q_l, of the coefficients in use; key_values: those of s."""
     q = ring.primes[number]
     product = transform_of(ring.degree, q).product(public_element(h0, block, number, ring.degree, q), key_values)
-    return [(a + e + m) % q for a, e, m in zip(product, errors, plain)]  # noqa: B905 (fewer are in use)
+    return [(a + e + m) % q for a, e, m in zip(product[: len(plain)], errors, plain, strict=True)]
 
 
 def self_mask(seed: bytes, ring: Ring, block: int, number: int, count: int) -> list[int]:
@@ -1178,7 +1183,9 @@ def tail_numbers(ring: Ring, words: Words) -> list[int]:
 
 
 def key_sum(ring: Ring, words: Words, survivors: int) -> list[int]:
-    """S: the sum of the survivors' keys (spec §13.6)."""
+    """S, the sum of the survivors' keys, from key, zero and tally words (spec §13.6, step 1)."""
+    words, zeros = words[: ring.key_words], words[ring.key_words : -len(TALLY)]
+    need(not any(zeros), FaultyServer, "a zero word that is not zero")
     lanes = 64 // ring.key_bits
     need(all(word >> lanes * ring.key_bits == 0 for word in words), FaultyServer, "bits above the lanes")
     planar = [word >> ring.key_bits * lane & (1 << ring.key_bits) - 1 for lane in range(lanes) for word in words]
@@ -1198,11 +1205,12 @@ def decrypted(
         transform = transform_of(ring.degree, q)
         public = public_element(h0, block, number, ring.degree, q)
         product = transform.product(public, transform.values([x % q for x in total_key]))
-        residues.setdefault(block, []).append([(c - a) % q for c, a in zip(numbers[at : at + count], product)])
+        residues.setdefault(block, []).append(
+            [(c - a) % q for c, a in zip(numbers[at : at + count], product[:count], strict=True)]
+        )
         at += count
-    shifted = [[_rounded(ring, column, survivors) for column in zip(*rows)] for rows in residues.values()]
+    shifted = [[_rounded(ring, column, survivors) for column in zip(*rows, strict=True)] for rows in residues.values()]
     found = from_fields(ring, shifted)
-    sums, checks, rest = found[: -len(CHECKS)], [], []
     size = ring.values - len(CHECKS)
     sums, checks, rest = found[:size], found[size : ring.values], found[ring.values :]
     need(max(sums) <= levels * weight, FaultyServer, "a field above levels x T")
@@ -1244,9 +1252,8 @@ class Ciphertexts(Payload):
     def sum_of(self, numbers: Words) -> Words:
         return numbers[: self.masked] + framed(numbers[self.masked :], 4)
 
-    def pad(self, seed: bytes, site: str) -> Words:
-        info = LABELS["BLIND_PAD"] + place_bytes(self.attempt.place[site])
-        return mask(hkdf(seed, self.attempt.h0, info), self.masked)
+    def pad_seed(self, seed: bytes, site: str) -> bytes:
+        return hkdf(seed, self.attempt.h0, LABELS["BLIND_PAD"] + place_bytes(self.attempt.place[site]))
 
     def commitment(self, site: str, seed: bytes) -> bytes:
         return digest("BLIND_COMMITMENT", self.attempt.h0, place_bytes(self.attempt.place[site]), seed)
@@ -1270,12 +1277,10 @@ class Ciphertexts(Payload):
         numbers = self.numbers_of_sum(total)
         words, tails = numbers[: self.masked], numbers[self.masked :]
         for site in survivors:
-            words = subtract(words, self.pad(seeds[site], site))
-        keys, zeros, tally_part = words[: ring.key_words], words[ring.key_words : -len(TALLY)], words[-len(TALLY) :]
-        need(not any(zeros), FaultyServer, "a zero word that is not zero")
-        total_key = key_sum(ring, keys, len(survivors))
+            words = subtract(words, mask(self.pad_seed(seeds[site], site), self.masked))
+        total_key = key_sum(ring, words, len(survivors))
         params, size = self.quantizer.params, attempt.manifest.size
-        tally = check_tally(tally_part, len(survivors), params.weight_cap, size)
+        tally = check_tally(words[-len(TALLY) :], len(survivors), params.weight_cap, size)
         h2 = attempt.set_digest("SHARE_SET", record.statements)
         for seed in record.seeds:
             masks = self_masks(attempt.self_seed(seed.secret, seed.site, h2, "VECTOR_TAIL"), ring)
@@ -1496,7 +1501,7 @@ class Site:
     ) -> None:  # fmt: skip
         (policy or Policy()).check(attempt.manifest)
         attempt.quantizer.check(update)
-        self.attempt, self.name, self.random = attempt, name, random
+        self.attempt, self.name, self.random, self.opening = attempt, name, random, b""
         self.ledger = ledger or Ledger(attempt.header.session)
         self.masked_words: Words | None
         self._key, self._signed_words = key, signed_words
@@ -1654,7 +1659,6 @@ class BlindSite(Site):
         super().__init__(*arguments, **options)
         assert isinstance(self.attempt.payload, Ciphertexts)
         self.payload = self.attempt.payload
-        self.opening = b""
         self._blind: dict[str, Any] = {"seed": self.random(32), "secret": self.random(32)}
 
     def answer(self, request: bytes, words: Words | None = None) -> tuple[bytes, Words | None]:
@@ -1726,8 +1730,8 @@ class BlindSite(Site):
         ]
         keys = pack([x + 64 for x in key], ring.key_bits, 1)
         words = [*keys, *[0] * ZEROS, *tally_words(update, clipped, peak)]
-        self.trace.update(hedged_seed=seed)
-        return add(words, payload.pad(self._blind["seed"], self.name))
+        self.trace.update(hedged_seed=seed, pad_seed=payload.pad_seed(self._blind["seed"], self.name))
+        return add(words, mask(self.trace["pad_seed"], payload.masked))
 
     def _tail(self, h2: bytes) -> Words:
         ring = self.payload.ring
@@ -2022,6 +2026,9 @@ class Given(dict[str, Any]):
     def words(self, key: str) -> Words:
         return to_words(self.raw(key))
 
+    def opening(self, key: str = "opening") -> bytes:
+        return bytes.fromhex(self.get(key, ""))
+
     def by_rule(self, key: str) -> list[Any]:
         """A list that stands there, or entry j of a formula."""
         rule = self.get(f"{key}_by_rule")
@@ -2295,7 +2302,10 @@ def attempt_of(given: Given) -> Attempt:
 
 
 ANY_WEIGHT = Policy(least_colluders=0, largest_weight=1 << 28)  # as the README says
-DRAWN = "share_secret", "mask_secret", "seed", "mask_secret_coefficients", "seed_coefficients", "dither_seed"
+DRAWN = (
+    "blind_seed", "blind_secret", "share_secret", "mask_secret", "seed", "mask_secret_coefficients",
+    "seed_coefficients", "dither_seed", "hedge",
+)  # fmt: skip
 
 
 def site_of(attempt: Attempt, name: str, given: Mapping[str, Any], signed_words: bytes = b"") -> Site:
@@ -2303,7 +2313,8 @@ def site_of(attempt: Attempt, name: str, given: Mapping[str, Any], signed_words:
     drawn = bytes_in_order(b"".join(parts.raw(name) for name in DRAWN if name in random))
     parts.all_seen("random bytes")
     keys = key_of(given["identity_seed"]), update_of(given["update"])
-    return Site(attempt, name, *keys, drawn, ANY_WEIGHT, signed_words=signed_words)
+    kind = BlindSite if attempt.manifest.scheme == "ckks" else Site
+    return kind(attempt, name, *keys, drawn, ANY_WEIGHT, signed_words=signed_words)
 
 
 def signed_words(packets: Iterable[Any], name: str) -> bytes:
@@ -2341,19 +2352,19 @@ def site_in(case: Case) -> Site:
     return site
 
 
+TRACED = (
+    "unsigned", "h1", "h2", "h3", "boxes", "added", "subtracted", "blind_unsigned", "blind_roster", "blind_boxes",
+    "opening", "hedged_seed", "tail_seed", "pad_seed",
+)  # fmt: skip
+
+
 def check_site_answers(case: Case) -> None:
     site = site_in(case)
     equal("the phase", PHASES[STATES.index(site.state)], case.whole["phase"])
     reply = site.answer(*packet(case.inputs["message"]))
     attempt, trace, holds = site.attempt, site.trace, site._holds
     case.gives(reply=shown(*reply), state=site.state, h0=attempt.h0, session_id=session_id(attempt.manifest))
-    case.gives(
-        **{
-            name: trace[name]
-            for name in ("unsigned", "h1", "h2", "h3", "boxes", "added", "subtracted")
-            if name in trace
-        }
-    )
+    case.gives(**{name: trace[name] for name in TRACED if name in trace})
     if site.state == "Shared":
         drawn = ([a.to_bytes(33, "big") for a in each] for each in trace["drawn"])
         case.gives(**dict(zip(("mask_secret_coefficients", "seed_coefficients"), drawn, strict=True)))
@@ -2392,7 +2403,8 @@ def check_site_in_order(case: Case) -> None:
 
 
 def server_of(attempt: Attempt, given: Given) -> Server:
-    return Server(attempt, key_of(given["server_seed"]), given["cohort"])
+    kind = BlindServer if attempt.manifest.scheme == "ckks" else Server
+    return kind(attempt, key_of(given["server_seed"]), given["cohort"])
 
 
 def check_server_refuses(case: Case) -> None:
@@ -2414,7 +2426,7 @@ def check_server_refuses(case: Case) -> None:
         return
     equal("counted", bad["site"] in server.counted[phase or ""], False)
     if server.aggregate:
-        opened = open_aggregate(server.attempt, *server.aggregate)
+        opened = open_aggregate(server.attempt, *server.aggregate, given.opening())
         if bad["site"] not in opened.survivors:
             raise Wrong("the site's words are missing")
 
@@ -2453,7 +2465,9 @@ def check_attempt(case: Case) -> None:
         equal(f"replies of {phase}", found, trip["replies"])
     case.gives(words={name: from_words(site.trace["words"]) for name, site in sites.items() if "words" in site.trace})
     if server.aggregate:
-        check_opened(case, audit(attempt, *server.aggregate, server.vectors))
+        for name in server.vectors:
+            case.gives(opening=sites[name].opening)
+        check_opened(case, audit(attempt, *server.aggregate, server.vectors, sites[name].opening))
         case.gives(aggregate=shown(*server.aggregate))
 
 
@@ -2466,11 +2480,14 @@ def check_aggregate(case: Case) -> None:
     given, attempt = case.inputs, attempt_of(case.inputs)
 
     def act() -> Opened:
-        return open_aggregate(attempt, given.raw("head"), given.words("words"))
+        return open_aggregate(attempt, given.raw("head"), words, given.opening())
 
+    words = given.words("words") if "words" in given else given.words("right_words")
+    for index, amount in given.get("added", ()):
+        words[index] = words[index] + int(amount) & WORD
     if case.error is None:
         return check_opened(case, act())
-    open_aggregate(attempt, given.raw("right_head"), given.words("right_words"))
+    open_aggregate(attempt, given.raw("right_head"), given.words("right_words"), given.opening("right_opening"))
     given.seen |= {"words"}
     return case.refuses(act)
 
@@ -2542,6 +2559,119 @@ def check_x25519(case: Case) -> None:
     return either(case, lambda: need(acceptable(public), Malformed, "no key") or {"accepted": True})  # type: ignore[func-returns-value]
 
 
+def ring_in(given: Given) -> Ring:
+    return ring_of(given["sites"], given["weight_cap"], given["bits"], given["size"])
+
+
+def shown_small(values: Sequence[int], width: int = 1) -> dict[str, Any]:
+    """The first 16, and the digest of all in two's complement."""
+    data = b"".join(value.to_bytes(width, "little", signed=True) for value in values)
+    return {"first": list(values[:16]), "sha256": hashlib.sha256(data).digest()}
+
+
+def shown_residues(rows: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """The first 4 of every prime, and the digest of all."""
+    data = b"".join(struct.pack(f"<{len(row)}I", *row) for row in rows)
+    return {"first": [list(row[:4]) for row in rows], "sha256": hashlib.sha256(data).digest()}
+
+
+def check_ring(case: Case) -> None:
+    either(case, lambda: ring_in(case.inputs).described())
+
+
+def check_roots(case: Case) -> None:
+    degree = case.inputs["N"]
+    primes = primes_of(degree, case.inputs["count"])
+    equal("the most primes", len(primes), MOST_PRIMES[degree])
+    case.gives(primes=primes, roots=[least_root(degree, q) for q in primes])
+
+
+def check_sampling(case: Case) -> None:
+    given, what = case.inputs, case.inputs["what"]
+    if what == "hedged seed":
+        update = Update(from_binary32(given.raw("values")), given["weight"], 1, 0, 0, 0)
+        seed = hedged_seed(given.raw("drawn"), given.raw("h0"), given["place"], update)
+        of_update = digest("CKKS_UPDATE", given["weight"].to_bytes(8, "big"), given.raw("values"))
+        return case.gives(update=of_update, seed=seed, dither_seed=dither_of(seed))
+    if what in ("key", "errors"):
+        label, block = ("CKKS_KEY", None) if what == "key" else ("CKKS_ERROR", given["block"])
+        return case.gives(**shown_small(centred_binomial(label, given.raw("seed"), given["count"], block)))
+    ring, block = ring_in(given), given["block"]
+    if what == "self-mask":
+        count, seed = ring.blocks[block], given.raw("tail_seed")
+        return case.gives(
+            **shown_residues([self_mask(seed, ring, block, l, count) for l in range(len(ring.primes))])  # noqa: E741
+        )
+    equal("what is sampled", what, "public element")
+    h0, degree = given.raw("h0"), ring.degree
+    return case.gives(
+        **shown_residues([public_element(h0, block, l, degree, q) for l, q in enumerate(ring.primes)])  # noqa: E741
+    )
+
+
+def check_encryption(case: Case) -> None:
+    given, ring = case.inputs, ring_in(case.inputs)
+    block, seed = given["block"], given.raw("seed")
+    levels = [given["weight"] * level for level in given.by_rule("levels")]
+    plain = in_fields(ring, [*levels, *CHECKS])[block]
+    key = centred_binomial("CKKS_KEY", seed, ring.degree)
+    errors = centred_binomial("CKKS_ERROR", seed, len(plain), block)
+    rows = []
+    for number, q in enumerate(ring.primes):
+        values = transform_of(ring.degree, q).values([x % q for x in key])
+        rows.append(encrypted(ring, given.raw("h0"), block, number, values, errors, plain))
+    words = from_words(pack([x + 64 for x in key], ring.key_bits, 1))
+    case.gives(coefficients=len(plain), plain=shown_residues([[m % q for m in plain] for q in ring.primes]))
+    case.gives(ciphertext=shown_residues(rows), key_words_begin=words[:32])
+    case.gives(key_words_sha256=hashlib.sha256(words).digest())
+
+
+def ciphertexts_of(given: Given) -> Ciphertexts:
+    payload = attempt_of(given).payload
+    if not isinstance(payload, Ciphertexts):
+        raise Wrong("not a session of ckks mode")
+    return payload
+
+
+def check_tails(case: Case) -> None:
+    given, payload = case.inputs, ciphertexts_of(case.inputs)
+    masked = [0] * payload.masked
+
+    def act() -> dict[str, Any]:
+        if "sum" in given:
+            return {"numbers": payload.numbers_of_sum(masked + given.words("sum"))[payload.masked :]}
+        read = [payload.numbers_of_vector(masked + to_words(bytes.fromhex(tail))) for tail in given["tails"]]
+        total = [sum(column) for column in zip(*read, strict=True)]
+        numbers = [each[payload.masked :] for each in read]
+        return {"numbers": numbers, "sum": from_words(payload.sum_of(total)[payload.masked :])}
+
+    either(case, act)
+
+
+def check_keys(case: Case) -> None:
+    given, ring = case.inputs, ciphertexts_of(case.inputs).ring
+    seeds = [bytes.fromhex(seed) for seed in given["seeds"]]
+    words = [0] * (ring.key_words + ZEROS + len(TALLY))
+    for seed in seeds:
+        key = pack([x + 64 for x in centred_binomial("CKKS_KEY", seed, ring.degree)], ring.key_bits, 1)
+        words = add(words, key + [0] * (ZEROS + len(TALLY)))
+    for index, amount in given["added"]:
+        words[index] = words[index] + int(amount) & WORD
+    either(case, lambda: shown_small(key_sum(ring, words, len(seeds)), 2))
+
+
+def check_decoding(case: Case) -> None:
+    given, payload = case.inputs, ciphertexts_of(case.inputs)
+    keys = [centred_binomial("CKKS_KEY", bytes.fromhex(seed), payload.ring.degree) for seed in given["seeds"]]
+    total_key = [sum(column) for column in zip(*keys, strict=True)]
+    numbers = given["survivors"], given["total_weight"], payload.quantizer.levels
+
+    def act() -> dict[str, Any]:
+        return {"sums": decrypted(payload.ring, payload.attempt.h0, given["residues"], total_key, *numbers)}
+
+    either(case, act)
+
+
 FORMS: dict[str, Callable[[Case], None]] = {
     "encode": check_encode, "decode": check_decode, "domain separation": check_domain,
     "derivation": check_derivation, "stream": check_stream, "initial adapter": check_initial,
@@ -2550,7 +2680,9 @@ FORMS: dict[str, Callable[[Case], None]] = {
     "site answers": check_site_answers, "site refuses": check_site_refuses, "site in order": check_site_in_order,
     "server refuses": check_server_refuses, "attempt": check_attempt, "aggregate": check_aggregate,
     "chain": check_chain, "aes-256-ctr": check_ctr, "aead": check_aead, "ed25519": check_ed25519,
-    "hkdf": check_hkdf, "x25519": check_x25519,
+    "hkdf": check_hkdf, "x25519": check_x25519, "ckks ring": check_ring, "ckks roots": check_roots,
+    "ckks sampling": check_sampling, "ckks encryption": check_encryption, "ckks tails": check_tails,
+    "ckks keys": check_keys, "ckks decoding": check_decoding,
 }  # fmt: skip
 
 
