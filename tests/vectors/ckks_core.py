@@ -53,7 +53,7 @@ def parameters(inputs: Json) -> Json:
     coefficients = [params.coefficients(block) for block in range(params.blocks)]
     return {
         "N": params.ring_size, "primes": list(params.primes), "q_bits": params.modulus.bit_length(),
-        "w": params.field_bits, "k": params.fields, "delta": params.delta_bits, "coefficients": sum(coefficients),
+        "w": params.field_bits, "F": params.fields, "delta": params.delta_bits, "coefficients": sum(coefficients),
         "blocks": params.blocks, "bound": noise_bound(params.sites), "key_bits": params.key_lane_bits,
         "key_words": params.key_words, "bytes": 8 * (params.words + params.key_words),
     }  # fmt: skip

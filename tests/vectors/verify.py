@@ -943,7 +943,7 @@ class Ring:
     primes: tuple[int, ...]
     sites: int
     width: int  # w
-    fields: int  # k
+    fields: int  # F
     delta: int
     values: int  # d + C
     key_bits: int
@@ -980,7 +980,7 @@ class Ring:
     def described(self) -> dict[str, Any]:
         return {
             "N": self.degree, "primes": list(self.primes), "q_bits": self.q.bit_length(), "w": self.width,
-            "k": self.fields, "delta": self.delta, "coefficients": self.coefficients, "blocks": len(self.blocks),
+            "F": self.fields, "delta": self.delta, "coefficients": self.coefficients, "blocks": len(self.blocks),
             "bound": error_bound(self.sites), "key_bits": self.key_bits, "key_words": self.key_words,
             "bytes": self.bytes,
         }  # fmt: skip
@@ -1698,8 +1698,8 @@ class BlindSite(Site):
         seeds, boxes = {self.name: self._blind["seed"]}, by_site(request.boxes)
         others = set(by_site(request.bundle.statements)) - {self.name}
         need(set(boxes) == others, FaultyServer, "blind boxes of other sites than U2")
-        need(others <= set(self._blind["adverts"]), FaultyServer, "U2 is not within U1")
         for site, box in boxes.items():
+            need(site in self._blind["adverts"], FaultyServer, "U2 is not within U1")
             advert = self._blind["adverts"][site]
             key, aad = self._box(site, self.name, advert.blind_key, self._blind["roster"])
             try:
@@ -1967,6 +1967,10 @@ class BlindServer(Server):
         counted = super()._checked(phase, site, encode(inner), words)
         self._outer[phase][site] = reply
         return counted
+
+
+SITES: dict[str, type[Site]] = {"masked": Site, "ckks": BlindSite}
+SERVERS: dict[str, type[Server]] = {"masked": Server, "ckks": BlindServer}
 
 
 def run(server: Server, sites: Mapping[str, Site], silent: Mapping[str, Sequence[str]]) -> Iterator[Trip]:
@@ -2313,8 +2317,7 @@ def site_of(attempt: Attempt, name: str, given: Mapping[str, Any], signed_words:
     drawn = bytes_in_order(b"".join(parts.raw(name) for name in DRAWN if name in random))
     parts.all_seen("random bytes")
     keys = key_of(given["identity_seed"]), update_of(given["update"])
-    kind = BlindSite if attempt.manifest.scheme == "ckks" else Site
-    return kind(attempt, name, *keys, drawn, ANY_WEIGHT, signed_words=signed_words)
+    return SITES[attempt.manifest.scheme](attempt, name, *keys, drawn, ANY_WEIGHT, signed_words=signed_words)
 
 
 def signed_words(packets: Iterable[Any], name: str) -> bytes:
@@ -2403,8 +2406,7 @@ def check_site_in_order(case: Case) -> None:
 
 
 def server_of(attempt: Attempt, given: Given) -> Server:
-    kind = BlindServer if attempt.manifest.scheme == "ckks" else Server
-    return kind(attempt, key_of(given["server_seed"]), given["cohort"])
+    return SERVERS[attempt.manifest.scheme](attempt, key_of(given["server_seed"]), given["cohort"])
 
 
 def check_server_refuses(case: Case) -> None:

@@ -29,6 +29,7 @@ from secagg.session import Packet, Words
 from tests.vectors import ckks_core, form
 from tests.vectors.form import Json, bad, case_file, drawn
 from tests.vectors.making.bad_requests import ALIASES, LOW_ORDER
+from tests.vectors.making.bad_survivors import of_site, order_file
 from tests.vectors.making.ckks_rounds import THREE
 from tests.vectors.making.lies import (
     ME,
@@ -104,6 +105,7 @@ def bad_blind_roster() -> Json:
 
 
 def _key_roster(roster: BlindRoster) -> bytes:
+    """What masked mode asks in trip 1."""
     return KeyRoster(tuple(each.advert for each in roster.adverts)).encode()
 
 
@@ -142,6 +144,15 @@ def _sealed(played: Played, sender: str, receiver: str, seed: bytes) -> bytes:
     key = derive(agree(secret, of(roster.adverts, receiver).blind_key), context.digest, BLIND_KEY + places, 32)
     digest = blind_roster_digest(context.digest, roster.adverts)
     return seal(key, seed, BLIND_AAD + context.digest + digest + places)
+
+
+def bad_order() -> Json:
+    """Every request in every state but the one that is due, those of masked mode among them."""
+    played = Played(THREE).run()
+    roster, bundle = (
+        kind.decode(of_site(played, phase)) for kind, phase in ((BlindRoster, "share"), (BlindBundle, "mask"))
+    )
+    return order_file(played, "11.4, 13.1", _key_roster(roster), bundle.bundle.encode())
 
 
 # ---------------------------------------------------------------------- what does not count at the server
@@ -382,6 +393,7 @@ def _spoilt(name: str, change: Callable[[Words], None]) -> Json:
 FILES: dict[str, Callable[[], Json]] = {
     "ckks/bad_blind_roster.json": bad_blind_roster,
     "ckks/bad_blind_bundle.json": bad_blind_bundle,
+    "ckks/bad_order.json": bad_order,
     "ckks/bad_reply_advertise.json": bad_reply_advertise,
     "ckks/bad_reply_share.json": bad_reply_share,
     "ckks/bad_reply_mask.json": bad_reply_mask,
