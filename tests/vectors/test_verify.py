@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from secagg.ckks.params import choose
 from tests.sim import Consortium, Dice, Packet, Position, Round, Update, random_update
 from tests.vectors import verify
 
@@ -391,6 +392,21 @@ def test_a_chain_of_our_rounds_leads_to_the_position_that_the_other_computes() -
     assert chain.position.round == 3 and any(chain.adapter)
 
 
+@pytest.mark.parametrize("bits", [4, 8, 12, 20])
+def test_both_choose_the_same_ring_for_a_session(bits: int) -> None:
+    dice = Dice(("rings", bits))
+    for _ in range(150):
+        sites, weight_cap = (
+            3 + dice(1)[0] % 98,
+            1 + int.from_bytes(dice(4), "big") % (1 << 1 + dice(1)[0] % (30 - bits)),
+        )
+        size = 1 + int.from_bytes(dice(4), "big") % (1 << 1 + dice(1)[0] % 29)
+        ours, theirs = choose(bits, sites, weight_cap, size), verify.ring_of(sites, weight_cap, bits, size)
+        assert (ours.ring_size, ours.primes, ours.fields) == (theirs.degree, theirs.primes, theirs.fields)
+        assert (ours.field_bits, ours.delta_bits, ours.residues) == (theirs.width, theirs.delta, theirs.numbers)
+        assert (ours.key_lane_bits, ours.key_words) == (theirs.key_bits, theirs.key_words)
+
+
 # ------------------------------------------------------------------ two sites that hold the same secrets
 
 
@@ -489,11 +505,15 @@ def test_of_requests_with_up_to_three_faults_both_refuse_the_same_and_blame_the_
     assert refused == {"malformed", "refused", "faulty-server", "faulty-site", "faulty-peer-or-server"}
 
 
-def test_of_aggregates_with_up_to_three_faults_both_openers_refuse_the_same_and_blame_the_same_site() -> None:
-    round_ = live(6, [], drop={"mask": ["site-02"], "check": ["site-05"]})
-    (head, words), attempt = published(round_.run()), attempt_of(round_.context)
+@pytest.mark.parametrize(("scheme", "count"), [("masked", 240), ("ckks", 80)])
+def test_of_aggregates_with_up_to_three_faults_both_openers_refuse_the_same_and_blame_the_same_site(
+    scheme: str, count: int
+) -> None:
+    round_ = live(6, [], drop={"mask": ["site-02"], "check": ["site-05"]}, scheme=scheme)
+    made, attempt = round_.run(), attempt_of(round_.context)
+    (head, words), opening = published(made), opening_of(round_, made)
     aggregate, faults, refused = verify.decode("MaskedAggregate", head), Faults("openers", round_), set[str]()
-    for _ in range(240):
+    for _ in range(count):
         record, projections, beside = *aggregate.values, list(words)
         for _ in range(faults.pick((1, 1, 2, 3))):
             where = faults.pick(("record", "projections", "projections", "projections", "words"))
@@ -504,9 +524,9 @@ def test_of_aggregates_with_up_to_three_faults_both_openers_refuse_the_same_and_
             else:
                 beside[faults.pick(range(len(beside)))] ^= 1 << 40
         encoded = verify.encode(verify.Struct("MaskedAggregate", record, projections))
-        theirs = blame(partial(verify.open_aggregate, attempt, encoded, beside))
+        theirs = blame(partial(verify.open_aggregate, attempt, encoded, beside, opening))
         packet = Packet(encoded, np.array(beside, np.uint64))
-        assert blame(partial(round_.scheme.open, round_.site_context, packet)) == theirs, (record, projections)
+        assert blame(partial(round_.scheme.open, round_.site_context, packet, opening)) == theirs, (record, projections)
         refused.add(theirs[0])
     assert refused >= {"malformed", "refused", "faulty-server", "faulty-peer-or-server"}
 
