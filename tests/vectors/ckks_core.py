@@ -101,14 +101,14 @@ SAMPLED: Mapping[str, Callable[[Json], Json]] = {
 # ---------------------------------------------------------------------- one block
 
 
-def level(j: int, bits: int) -> int:
-    """The rule of the files: both ends of the range, and what lies between."""
+def level(j: Any, bits: int) -> Any:
+    """The rule of the files; j: an integer, or an array of them."""
     return (7919 * j + 3) % (1 << bits)
 
 
 def levels_by_rule(params: RingParams, weight: int) -> NDArray[np.uint32]:
     j = np.arange(params.size, dtype=np.int64)
-    return (weight * level(j, params.bits)).astype(np.uint32)  # type: ignore[arg-type,attr-defined]
+    return (weight * level(j, params.bits)).astype(np.uint32)
 
 
 def encryption(inputs: Json) -> Json:

@@ -21,6 +21,7 @@ from tests.vectors.making import (
     ckks_lies,
     ckks_numbers,
     ckks_rounds,
+    ckks_sums,
     encoding,
     numbers,
     rounds,
@@ -87,6 +88,7 @@ FILES: dict[str, Callable[[], Json]] = {
     "ckks/decoding.json": ckks_numbers.decoding,
     **ckks_rounds.FILES,
     **ckks_lies.FILES,
+    **ckks_sums.FILES,
 }
 
 
