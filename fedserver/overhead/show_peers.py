@@ -1,0 +1,95 @@
+"""The sections that hold the schemes against others, and against the round of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from fedserver.overhead import names
+from fedserver.overhead.answer import SHOWN_RANK, SHOWN_SITES
+from fedserver.overhead.blocks import Block, Points, Table, once
+from fedserver.overhead.peers import Place, pairs, side_by_side
+from fedserver.overhead.record import Record
+from fedserver.overhead.run import ModelRow, Run, time_of
+from fedserver.overhead.units import NONE, count, percent, ratio, seconds, size, spread
+
+SHOWN_PLACES: Final = 2  # settings of a role that stand open in the side-by-side table
+
+
+def peer_blocks(run: Run) -> list[Block]:
+    found = side_by_side(run)
+    ratios = pairs(run)
+    if not found and not ratios:
+        return []
+    rows: dict[bool, list[tuple[str, ...]]] = {False: [], True: []}
+    seen: dict[str, int] = {}
+    for place, records in found:
+        seen[place.role] = seen.get(place.role, 0) + 1
+        rows[seen[place.role] > SHOWN_PLACES] += [_peer_row(place, each) for each in records]
+    headings = ("whose work, at what size", "scheme", "CPU time", "bytes up", "bytes down", "times the CPU time")
+    caption = (
+        "CPU time of a round's work in the same run, each with its spread. A ratio is taken from repetitions that "
+        "followed one another, as many times as there were."
+    )
+    numeric = frozenset((2, 3, 4))
+    blocks: list[Block] = [Table(caption, headings, once(rows[False]), numeric)] if rows[False] else []
+    if rows[True]:
+        blocks.append(Table("The same at other sizes", headings, once(rows[True]), numeric, folded=True))
+    listed = {(place, record.scheme) for place, records in found for record in records}
+    rest = tuple(
+        (names.place(pair.place), f"{names.name(pair.upper)} over {names.name(pair.lower)}", spread(pair.ratios, ratio))
+        for pair in ratios if (pair.place, pair.upper) not in listed and (pair.place, pair.lower) not in listed
+    )  # fmt: skip
+    if rest:
+        blocks.append(Table("Further ratios", ("at", "of what", "ratio"), rest, frozenset((2,))))
+    used = dict.fromkeys(record.scheme for _, records in found for record in records)
+    meanings = tuple(f"{names.name(scheme)}: {names.MEANINGS[scheme]}" for scheme in used if scheme in names.MEANINGS)
+    return [*blocks, Points(meanings)] if meanings else blocks
+
+
+def _peer_row(place: Place, record: Record) -> tuple[str, ...]:
+    told = "; ".join(f"{spread(each.ratios, ratio)} of {names.name(each.scheme)}" for each in record.against)
+    return (
+        names.place(place), names.name(record.scheme), spread(time_of(record)), _or_dash(record.bytes_up),
+        _or_dash(record.bytes_down), told or NONE,
+    )  # fmt: skip
+
+
+def _or_dash(number: int | None) -> str:
+    return NONE if number is None else size(number)
+
+
+def model_blocks(models: Sequence[ModelRow]) -> list[Block]:
+    if not models:
+        return []
+    minutes = list(dict.fromkeys(name for row in models for name in (row.get("share") or {})))
+    headings = (
+        "model", "LoRA", "values", "sites", "scheme", "bytes up", "bytes down", "site CPU", "server CPU",
+        *(f"share of {name} min" for name in minutes), "measured",
+    )  # fmt: skip
+    shown = [row for row in models if row["rank"] == SHOWN_RANK and row["sites"] == SHOWN_SITES] or list(models)[:12]
+    numeric = frozenset((2, 3, 5, 6, 7, 8, *range(9, 9 + len(minutes))))
+    caption = (
+        "One round, at LoRA rank 16 and 20 sites where the run has them. Bytes and CPU are a site's, but for the "
+        "server's CPU; the share is the site's CPU time of protection in a round that trains for so long. "
+        "“Extrapolated” rows come from costs per value measured at smaller sizes."
+    )
+    blocks: list[Block] = [Table(caption, headings, tuple(_model_row(row, minutes) for row in shown), numeric)]
+    if len(shown) < len(models):
+        rows = tuple(_model_row(row, minutes) for row in models)
+        blocks.append(
+            Table(
+                f"All {len(models)} combinations of model, LoRA, sites and scheme", headings, rows, numeric, folded=True
+            )
+        )
+    return blocks
+
+
+def _model_row(row: ModelRow, minutes: Sequence[str]) -> tuple[str, ...]:
+    share = row.get("share") or {}
+    return (
+        str(row["model"]), f"r = {row['rank']}, {row['targets']}", count(row["values"]), count(row["sites"]),
+        names.name(row["scheme"]), size(row.get("bytes_up")), size(row.get("bytes_down")),
+        seconds(row.get("site_cpu_s")), seconds(row.get("server_cpu_s")),
+        *(percent(share.get(name)) for name in minutes), "extrapolated" if row.get("extrapolated") else "yes",
+    )  # fmt: skip
