@@ -12,7 +12,7 @@ from unittest.mock import patch
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks.consortium import MaskedRound, masking_stage, update_of
+from benchmarks.consortium import SessionRound, masking_stage, update_of
 from benchmarks.figures import Pair, in_turn, tell
 from fedserver.round import size_of
 from secagg.masked import opening
@@ -27,9 +27,9 @@ pytestmark = [pytest.mark.benchmark(timer=time.process_time), pytest.mark.timeou
 
 
 @cache
-def before_the_check() -> tuple[MaskedRound, dict[str, Packet], bytes]:
+def before_the_check() -> tuple[SessionRound, dict[str, Packet], bytes]:
     """A round whose sum is unmasked, the record as each site gets it, and what the server keeps of itself."""
-    masked = MaskedRound(SITES, SIZE).until("mask")
+    masked = SessionRound(SITES, SIZE).until("mask")
     for number, name in enumerate(masked.names):
         masked.clients[name] = masked.give(name, update_of(SIZE, seed=number))
     masked.until("check")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks.consortium import MaskedRound, update_of
+from benchmarks.consortium import SessionRound, update_of
 from benchmarks.figures import tell
 from benchmarks.flower_secagg import FlowerSite, content_bytes, message_bytes, parameters_of
 from fedclient.packets import encode_packet
@@ -31,11 +31,11 @@ def replies_of(bits: int, sites: int, weight_cap: int, size: int) -> list[Packet
     The other sites run the same round over 1,000 values, so the replies that hold no vector, which do not depend on
     the number of values, come from there.
     """
-    small = MaskedRound(sites, 1000, bits, weight_cap).until("mask")
+    small = SessionRound(sites, 1000, bits, weight_cap).until("mask")
     for site in small.names:
         small.clients[site] = small.give(site, update_of(1000, weight=weight_cap))
     small.until("done")
-    large = MaskedRound(sites, size, bits, weight_cap).until("mask")
+    large = SessionRound(sites, size, bits, weight_cap).until("mask")
     site = large.middle
     vector = large.give(site, update_of(size, weight=weight_cap)).handle(large.server.requests()[site])
     replies = small.replies[site]

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.consortium import MaskedRound, update_of
+from benchmarks.consortium import SessionRound, update_of
 from fedclient.packets import encode_packet
 from fedclient.transcript import FolderArchive, read_words
 from secagg.masked.audit import audit_aggregate
@@ -35,7 +35,7 @@ def peak_bytes() -> int:
     return int(line.split()[1]) * _KIB
 
 
-def mask(folder: Path, masked: MaskedRound, name: str, size: int) -> int:
+def mask(folder: Path, masked: SessionRound, name: str, size: int) -> int:
     """The masking stage of one site up to the Flower message; gives the bytes of its update."""
     masked.until("mask")
     update = update_of(size, seed=masked.names.index(name))
@@ -47,7 +47,7 @@ def mask(folder: Path, masked: MaskedRound, name: str, size: int) -> int:
     return update.values.nbytes
 
 
-def serve(folder: Path, masked: MaskedRound, arguments: list[str]) -> int:
+def serve(folder: Path, masked: SessionRound, arguments: list[str]) -> int:
     """All of the server's round, vectors arriving one at a time; it has no input but those."""
     masked.until("mask")
     masked.server.receive((name, _load(folder, name)) for name in masked.names)
@@ -70,7 +70,7 @@ def _checked(folder: Path, arguments: list[str], name: str) -> Packet:
     return Packet((folder / f"{name}.projections.head").read_bytes())
 
 
-def check(folder: Path, masked: MaskedRound, name: str) -> int:
+def check(folder: Path, masked: SessionRound, name: str) -> int:
     """A site's answer to the check; its input is the words it had sent, read back from its disk."""
     sent = read_words(folder / f"{name}.words")
     client = masked.give(name, None, (folder / f"{name}.state").read_bytes(), sent)
@@ -78,7 +78,7 @@ def check(folder: Path, masked: MaskedRound, name: str) -> int:
     return sent.nbytes
 
 
-def open_sum(folder: Path, masked: MaskedRound) -> int:
+def open_sum(folder: Path, masked: SessionRound) -> int:
     """The mean, after all checks; gives the bytes of the sum, its input."""
     aggregate = _load(folder, "aggregate")
     mean = open_aggregate(masked.site_context, aggregate)
@@ -86,7 +86,7 @@ def open_sum(folder: Path, masked: MaskedRound) -> int:
     return 0 if aggregate.words is None else aggregate.words.nbytes
 
 
-def audit(folder: Path, masked: MaskedRound) -> int:
+def audit(folder: Path, masked: SessionRound) -> int:
     """What the vectors say of the sum; gives the bytes of the sum, its input beside the archive."""
     aggregate = _load(folder, "aggregate")
     found = audit_aggregate(masked.site_context, aggregate, masked.archive)
@@ -113,7 +113,7 @@ def _archive(folder: Path) -> FolderArchive:
 def main(folder: Path, sites: int, size: int, role: str, name: str = "") -> None:
     """Plays the role and prints what it took."""
     baseline = peak_bytes()
-    masked = MaskedRound(sites, size, archive=_archive(folder))
+    masked = SessionRound(sites, size, archive=_archive(folder))
     roles = {
         "site": lambda: mask(folder, masked, name, size),
         "server": lambda: serve(folder, masked, [str(folder), str(sites), str(size)]),

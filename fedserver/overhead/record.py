@@ -11,7 +11,7 @@ FAMILIES: Final = frozenset(
     ("stage", "total", "peer", "floor", "memory", "round", "accuracy", "startup", "upload", "training")
 )
 ROLES: Final = frozenset(("site", "server", "open", "whole"))
-STAGES: Final = ("quantise", "keys", "shares", "protect", "frame", "add", "unmask", "open", "dequantise")
+STAGES: Final = ("quantise", "keys", "shares", "protect", "frame", "add", "unmask", "open", "dequantise", "check")
 OTHERS: Final = (  # what schemes are compared with: nothing protected, other packages, the machine's own limits
     *("plain", "flower-fedavg", "flower-secagg+", "tenseal-4096", "tenseal-8192-each"),
     *("fedavg", "aes-ctr", "memcpy", "https"),
