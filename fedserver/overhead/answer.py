@@ -8,12 +8,12 @@ from typing import Final
 from fedserver.overhead import names
 from fedserver.overhead.peers import pairs
 from fedserver.overhead.record import OTHERS, Record
-from fedserver.overhead.rounds import TRAIN, UNPROTECTED, Added, Cost, Setting, added, costs, headline
+from fedserver.overhead.rounds import UNPROTECTED, Added, Cost, Setting, added, costs, headline
 from fedserver.overhead.run import FLOORS, ModelRow, Run, middle_s
 from fedserver.overhead.units import count, digits, middle, percent, ratio, seconds, size, spread
 
 MOST: Final = 5
-SHOWN_RANK, SHOWN_SITES, SHOWN_MINUTES = 16, 20, "10"
+SHOWN_RANK, SHOWN_SITES, SHOWN_MINUTES = 16, 20, 10
 SHOWN_MODEL: Final = "Llama-3-8B"
 
 
@@ -127,7 +127,7 @@ def _on_a_model(run: Run) -> str:
     row = shown_row(run.models)
     if row is None:
         return ""
-    share = (row.get("share") or {}).get(SHOWN_MINUTES)
+    share = row.get(f"share_{SHOWN_MINUTES}_min")
     part = f", {percent(share)} of a round that trains for {SHOWN_MINUTES} minutes" if share is not None else ""
     sign = " (extrapolated)" if row.get("extrapolated") else ""
     return (
@@ -179,28 +179,28 @@ def _of_session(run: Run) -> list[str]:
     trained = [each.train_s for each in run.rounds]
     whole = sum(protocol) + sum(trained)
     lines = [
-        f"{cost.scheme} took {spread(protocol)} of a round of {names.setting(at.values, at.sites)}, besides "
+        f"{cost.scheme} took {spread(protocol)} of each round ({names.setting(at.values, at.sites)}), besides "
         f"{spread(trained)} in which sites got the last sum and trained: {percent(sum(protocol) / (whole or 1.0))} "
-        "of the time of the rounds."
+        "of the time of both."
     ]
     if cost.whole.bytes_up is not None and cost.whole.bytes_down is not None:
         lines.append(
             f"A site sent {size(cost.whole.bytes_up)} a round and received {size(cost.whole.bytes_down)}: "
             f"{digits(cost.whole.bytes_up / at.values)} bytes up for each value of the adapter."
         )
-    cpu = [
-        middle(each.cpu_s) or 0.0 for each in cost.phases if each.stage != TRAIN and each.role != "site" and each.cpu_s
-    ]
+    cpu = [middle(each.cpu_s) or 0.0 for each in cost.protocol if each.cpu_s]
     if cpu:
         lines.append(f"The server's process spent {seconds(sum(cpu))} of CPU time a round on the protocol.")
-    slowest = max(
-        (each for each in cost.phases if each.stage != TRAIN), key=lambda each: middle(each.wall_s) or 0.0, default=None
-    )
+    slowest = max(cost.protocol, key=lambda each: middle(each.wall_s) or 0.0, default=None)
     if slowest is not None:
         lines.append(f"The longest phase was {slowest.stage}: {spread(slowest.wall_s)}.")
     missing = sum(bool(each.missing) for each in run.rounds)
     lines.append(
-        f"{len(run.rounds)} rounds ended, {missing} of them without some site; "
-        f"{run.voids} {'attempt' if run.voids == 1 else 'attempts'} gave no sum."
+        f"{_some(len(run.rounds), 'round')} ended, {missing or 'none'} of them without some site; "
+        f"{_some(run.voids, 'attempt')} gave no sum."
     )
     return lines
+
+
+def _some(number: int, what: str) -> str:
+    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"

@@ -50,8 +50,7 @@ _SESSION_RULES: Final = (
     "Of rounds the middle is told, and in brackets the least and the most.",
     "Bytes are counted from encoded messages: heads and 8 bytes a word, without the records of HTTP and TLS around "
     "them. MB are 10^6 bytes. A site's share is the sum over all sites, divided by those in the sum.",
-    "What happens at the sites, but for the time it takes there, is not known here: each keeps its own record, which "
-    "fedclient report shows.",
+    "Each site keeps a record of its own, which fedclient report shows there and which it never sends.",
 )
 
 
@@ -60,7 +59,7 @@ def method(run: Run) -> list[Block]:
     facts = tuple((name, text) for name, text in run.facts.items())
     blocks: list[Block] = []
     if facts:
-        blocks.append(Table("Where and when", ("", ""), facts))
+        blocks.append(Table("Where and when", ("what", "which"), facts))
     kinds = tuple(
         (family, _way(run, family), _repetitions(records), str(len(records)))
         for family in _MISSING if (records := run.of(family))
@@ -90,9 +89,11 @@ def not_measured(run: Run) -> list[str]:
     there = {each.family for each in run.records}
     gone = [text for family, text in _MISSING.items() if family not in there]
     if run.kind == "session":
+        given = any(each.role == "site" for each in run.records)
+        sites = "of sites, all but what some gave of their records" if given else "the sites' own time"
         return [
             "other schemes, and the same rounds with nothing protected: run the benchmarks for those",
-            "the sites' own CPU time and memory, and anything on their side of the network",
+            f"{sites}; their memory; the network apart from the waiting for it",
             f"in this federation nobody measured: {', '.join(each for each in gone if each != _MISSING['round'])}",
         ]
     lines = [f"not in this run: {each}" for each in gone]

@@ -6,7 +6,7 @@ from typing import Final
 
 from fedserver.overhead.peers import Place
 from fedserver.overhead.record import Record
-from fedserver.overhead.units import count
+from fedserver.overhead.units import count, ratio, spread
 
 _NAMES: Final = {
     "plain": "plain",
@@ -24,7 +24,7 @@ MEANINGS: Final = {
     "flower-fedavg": "Flower's own SuperLink and SuperNodes, plaintext averages",
     "flower-secagg+": "the functions of Flower's SecAgg+ client and server, as installed",
     "tenseal-4096": "TenSEAL's CKKS, ring of 4096, the update as one vector; every site holds the key",
-    "tenseal-8192-each": "TenSEAL's CKKS, ring of 8192, tensor by tensor, each with its context; every site holds the key",
+    "tenseal-8192-each": "TenSEAL's CKKS, ring of 8192, a context with each tensor; every site holds the key",
     "fedavg": "the mean of plaintext updates",
     "aes-ctr": "AES-CTR of the same bytes, through the cryptography package",
     "memcpy": "a copy of the same bytes in memory",
@@ -73,3 +73,8 @@ def record(of: Record) -> str:
         f"weight {count(of.weight)}" if of.weight else "", f"{of.dropped} dropped" if of.dropped else "",
     ]  # fmt: skip
     return ", ".join(part for part in parts if part)
+
+
+def against(of: Record) -> str:
+    """Its ratios to others."""
+    return "; ".join(f"{spread(each.ratios, ratio)} of {name(each.scheme)}" for each in of.against)

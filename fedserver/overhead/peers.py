@@ -44,12 +44,12 @@ def place_of(record: Record) -> Place:
 def pairs(run: Run) -> list[Pair]:
     """Every comparison that the run holds, each pair once under one place, in the order in which they were taken."""
     found: dict[tuple[str, str, Place], Pair] = {}
-    for record in run.of("total", "peer", "floor", "upload", "round"):
+    for record in run.of("total", "peer", "floor", "upload"):
         if record.stage not in (None, "whole"):
             continue
         for against in record.against:
             pair = _pair(record, against.scheme, against.ratios)
-            if pair is not None:
+            if pair is not None and (pair.lower, pair.upper, pair.place) not in found:
                 found.setdefault((pair.upper, pair.lower, pair.place), pair)
     return list(found.values())
 

@@ -45,6 +45,11 @@ class Cost:
     phases: tuple[Record, ...]
 
     @property
+    def protocol(self) -> tuple[Record, ...]:
+        """The server's phases, but for training."""
+        return tuple(each for each in self.phases if each.stage != TRAIN and each.role != "site")
+
+    @property
     def seconds(self) -> float:
         """Wall time of a round, the middle one."""
         return middle(self.whole.wall_s) or 0.0

@@ -10,7 +10,7 @@ from fedserver.overhead.run import Run
 from fedserver.overhead.show_changes import change_blocks
 from fedserver.overhead.show_peers import model_blocks, peer_blocks
 from fedserver.overhead.show_rest import accuracy_blocks, memory_blocks, startup_blocks, training_blocks, upload_blocks
-from fedserver.overhead.show_rounds import each_round, round_blocks
+from fedserver.overhead.show_rounds import each_round, round_blocks, sites_blocks
 from fedserver.overhead.show_work import growth_blocks, stage_blocks
 
 
@@ -21,6 +21,7 @@ def sections(run: Run, comparison: Comparison | None) -> list[Section]:
         ("changes", "Since the older run", [] if comparison is None else change_blocks(comparison)),
         ("round", "Where a round's time goes", round_blocks(run)),
         ("rounds", "Round by round", each_round(run)),
+        ("sites", "At the sites", sites_blocks(run)),
         ("stages", "Where the processor's time goes", stage_blocks(run)),
         ("growth", "How it grows", growth_blocks(run)),
         ("peers", "Side by side", peer_blocks(run)),

@@ -13,6 +13,7 @@ from fedserver.overhead.record import Record
 from fedserver.overhead.run import ModelRow, Run, time_of
 from fedserver.overhead.units import NONE, count, percent, ratio, seconds, size, spread
 
+SHARE: Final = "share_"  # begins the names of a model row's shares: share_10_min
 SHOWN_PLACES: Final = 2  # settings of a role that stand open in the side-by-side table
 
 
@@ -48,10 +49,9 @@ def peer_blocks(run: Run) -> list[Block]:
 
 
 def _peer_row(place: Place, record: Record) -> tuple[str, ...]:
-    told = "; ".join(f"{spread(each.ratios, ratio)} of {names.name(each.scheme)}" for each in record.against)
     return (
         names.place(place), names.name(record.scheme), spread(time_of(record)), _or_dash(record.bytes_up),
-        _or_dash(record.bytes_down), told or NONE,
+        _or_dash(record.bytes_down), names.against(record) or NONE,
     )  # fmt: skip
 
 
@@ -62,17 +62,17 @@ def _or_dash(number: int | None) -> str:
 def model_blocks(models: Sequence[ModelRow]) -> list[Block]:
     if not models:
         return []
-    minutes = list(dict.fromkeys(name for row in models for name in (row.get("share") or {})))
+    minutes = [name for name in models[0] if name.startswith(SHARE)]
     headings = (
         "model", "LoRA", "values", "sites", "scheme", "bytes up", "bytes down", "site CPU", "server CPU",
-        *(f"share of {name} min" for name in minutes), "measured",
+        *(f"share at {name.removeprefix(SHARE).replace('_', ' ')}" for name in minutes), "measured",
     )  # fmt: skip
     shown = [row for row in models if row["rank"] == SHOWN_RANK and row["sites"] == SHOWN_SITES] or list(models)[:12]
     numeric = frozenset((2, 3, 5, 6, 7, 8, *range(9, 9 + len(minutes))))
     caption = (
-        "One round, at LoRA rank 16 and 20 sites where the run has them. Bytes and CPU are a site's, but for the "
-        "server's CPU; the share is the site's CPU time of protection in a round that trains for so long. "
-        "“Extrapolated” rows come from costs per value measured at smaller sizes."
+        "One round, at LoRA rank 16 and 20 sites where the run has them. Bytes and CPU time are a site's, but for the "
+        "server's. The share is that of site and server together, as if they took turns, in a round whose training "
+        "takes so long. Extrapolated: from costs measured at other sizes."
     )
     blocks: list[Block] = [Table(caption, headings, tuple(_model_row(row, minutes) for row in shown), numeric)]
     if len(shown) < len(models):
@@ -86,10 +86,11 @@ def model_blocks(models: Sequence[ModelRow]) -> list[Block]:
 
 
 def _model_row(row: ModelRow, minutes: Sequence[str]) -> tuple[str, ...]:
-    share = row.get("share") or {}
+    measured = "extrapolated" if row.get("extrapolated") else "yes"
     return (
         str(row["model"]), f"r = {row['rank']}, {row['targets']}", count(row["values"]), count(row["sites"]),
         names.name(row["scheme"]), size(row.get("bytes_up")), size(row.get("bytes_down")),
         seconds(row.get("site_cpu_s")), seconds(row.get("server_cpu_s")),
-        *(percent(share.get(name)) for name in minutes), "extrapolated" if row.get("extrapolated") else "yes",
+        *(percent(row.get(name)) for name in minutes),
+        measured if row.get("fits", True) else f"{measured}, beyond a session's limits",
     )  # fmt: skip

@@ -8,7 +8,7 @@ from fedserver.overhead import names
 from fedserver.overhead.blocks import Block, Table
 from fedserver.overhead.record import Record
 from fedserver.overhead.run import Run, time_of
-from fedserver.overhead.units import NONE, digits, ratio, size, spread
+from fedserver.overhead.units import NONE, digits, size, spread
 
 
 def accuracy_blocks(run: Run) -> list[Block]:
@@ -42,7 +42,7 @@ def upload_blocks(run: Run) -> list[Block]:
     rows = (
         (
             names.name(each.scheme), each.stage or NONE, NONE if each.bytes_up is None else size(each.bytes_up),
-            _wall(each), "; ".join(f"{spread(a.ratios, ratio)} of {names.name(a.scheme)}" for a in each.against) or NONE,
+            _wall(each), names.against(each) or NONE,
         )
         for each in run.of("upload") if time_of(each)
     )  # fmt: skip

@@ -2,127 +2,117 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 from fedserver.overhead import names
 from fedserver.overhead.blocks import Bars, Block, Points, Table
 from fedserver.overhead.record import Record
-from fedserver.overhead.rounds import PHASES, TRAIN, UNPROTECTED, Cost, Setting, added, costs, headline
+from fedserver.overhead.rounds import PHASES, Cost, Setting, costs, headline
 from fedserver.overhead.run import Run
-from fedserver.overhead.units import NONE, count, middle, ratio, seconds, size, spread
+from fedserver.overhead.units import NONE, count, middle, seconds, size, spread
+
+UNDIVIDED: Final = "all phases"  # of rounds whose phases nobody timed
+Way = tuple[str, str, Callable[[Any], str]]  # heading, field of a record, how it is written
+_TIMES: Final[tuple[Way, ...]] = (("wall time", "wall_s", spread), ("server CPU", "cpu_s", spread))
+_BYTES: Final[tuple[Way, ...]] = (("a site's bytes up", "bytes_up", size), ("bytes down", "bytes_down", size))
 
 
 def round_blocks(run: Run) -> list[Block]:
+    """Bars and a table by phase of the setting that says most, then every setting."""
     found = costs(run)
     at = headline(found)
     if at is None:
         return []
-    here = found[at]
-    drawn = {scheme: cost for scheme, cost in here.items() if _drawn(cost)}
-    blocks: list[Block] = []
-    if drawn:
-        names_here = tuple(dict.fromkeys(str(each.stage) for cost in drawn.values() for each in _drawn(cost)))
-        stages = tuple(
-            sorted(names_here, key=lambda stage: list(PHASES).index(stage) if stage in PHASES else len(PHASES))
-        )
-        what = f"a round of {names.setting(at.values, at.sites)}"
-        blocks.append(
-            Bars(
-                "round",
-                f"Wall time of {what}, by phase; the middle of each phase's repetitions.",
-                f"Stacked bars: {_told(drawn, at)}",
-                tuple(names.name(scheme) for scheme in drawn),
-                stages,
-                tuple(tuple(_phase_s(cost, stage) for stage in stages) for cost in drawn.values()),
-                "wall time (s)",
-            )
-        )
-        blocks.append(_phase_table(drawn, stages))
-        blocks.append(Points(tuple(f"{stage}: {PHASES[stage]}" for stage in stages if stage in PHASES)))
-    if run.kind == "benchmarks":
-        blocks.append(_round_table(found))
-    return blocks
-
-
-def _drawn(cost: Cost) -> list[Record]:
-    return [each for each in cost.phases if each.stage != TRAIN and each.role != "site"]
-
-
-def _phase_s(cost: Cost, stage: str) -> float:
-    return next((middle(each.wall_s) or 0.0 for each in _drawn(cost) if each.stage == stage), 0.0)
-
-
-def _told(drawn: dict[str, Cost], at: Setting) -> str:
-    parts = ", ".join(
-        f"{names.name(scheme)} {seconds(sum(_phase_s(cost, str(each.stage)) for each in _drawn(cost)))}"
-        for scheme, cost in drawn.items()
+    parts = {scheme: _parts(cost) for scheme, cost in found[at].items()}
+    order = {name: place for place, name in enumerate(PHASES)}
+    phases = sorted(dict.fromkeys(name for each in parts.values() for name in each), key=lambda n: order.get(n, 99))
+    told = ", ".join(
+        f"{names.name(scheme)} {seconds(sum(map(_wall, each.values())))}" for scheme, each in parts.items()
     )
-    return f"wall time of a round of {names.setting(at.values, at.sites)}: {parts}."
+    where = f"a round of {names.setting(at.values, at.sites)}"
+    blocks: list[Block] = [
+        Bars(
+            "round", f"Wall time of {where}, by phase; the middle of each phase's repetitions.",
+            f"Stacked bars: wall time of {where}: {told}.", tuple(map(names.name, parts)), tuple(phases),
+            tuple(tuple(_wall(each.get(phase)) for phase in phases) for each in parts.values()), "wall time (s)",
+        ),
+        *_phase_tables(parts, phases),
+        Points(tuple(f"{phase}: {PHASES[phase]}" for phase in phases if phase in PHASES)),
+    ]  # fmt: skip
+    return blocks if run.kind == "session" else [*blocks, _settings_table(found)]
 
 
-def _phase_table(drawn: dict[str, Cost], stages: Sequence[str]) -> Table:
-    """What each phase takes; processor and traffic where they were kept by phase."""
-    columns: list[tuple[str, Callable[[str], str]]] = []
-    for scheme, cost in drawn.items():
-        by_stage = {each.stage: each for each in _drawn(cost)}
-        columns.append((f"{names.name(scheme)}: wall", lambda stage, of=by_stage: _spread_of(of, stage, "wall_s")))
-        if any(each.cpu_s for each in by_stage.values()):
-            columns.append(
-                (f"{names.name(scheme)}: server CPU", lambda stage, of=by_stage: _spread_of(of, stage, "cpu_s"))
-            )
-        if any(each.bytes_up is not None for each in by_stage.values()):
-            columns.append(
-                (
-                    f"{names.name(scheme)}: a site's bytes up",
-                    lambda stage, of=by_stage: _bytes_of(of, stage, "bytes_up"),
-                )
-            )
-            columns.append(
-                (f"{names.name(scheme)}: down", lambda stage, of=by_stage: _bytes_of(of, stage, "bytes_down"))
-            )
-    rows = tuple((stage, *(of(stage) for _, of in columns)) for stage in stages)
-    return Table(
-        "The phases of a round: the middle, and in brackets the least and the most. A dash: there is no such phase.",
-        ("phase", *(heading for heading, _ in columns)), rows, frozenset(range(1, 1 + len(columns))),
+def _parts(cost: Cost) -> dict[str, Record]:
+    """What to draw: the phases, or the whole where nobody told them apart."""
+    return {str(each.stage): each for each in cost.protocol} or {UNDIVIDED: cost.whole}
+
+
+def _wall(record: Record | None) -> float:
+    return 0.0 if record is None else middle(record.wall_s) or 0.0
+
+
+def _phase_tables(parts: Mapping[str, Mapping[str, Record]], phases: Sequence[str]) -> list[Block]:
+    """One table if there is one scheme; else times, and bytes when asked for."""
+    told = "the middle, and in brackets the least and the most. A dash: there is no such phase."
+    if len(parts) == 1:
+        return _by_phase(f"The phases of a round: {told}", parts, phases, (*_TIMES, *_BYTES))
+    times = _by_phase(f"Wall time of the phases: {told}", parts, phases, _TIMES[:1])
+    return [*times, *_by_phase("Bytes of the phases, a site's", parts, phases, _BYTES, folded=True)]
+
+
+def _by_phase(
+    caption: str, parts: Mapping[str, Mapping[str, Record]], phases: Sequence[str], ways: Sequence[Way],
+    *, folded: bool = False,
+) -> list[Block]:  # fmt: skip
+    """A column for each scheme and way that has figures; no table without any."""
+    columns = [
+        (scheme, way) for scheme, each in parts.items() for way in ways
+        if any(getattr(record, way[1]) is not None for record in each.values())
+    ]  # fmt: skip
+    if not columns:
+        return []
+    headings = [_heading(scheme, way, len(parts), len(ways)) for scheme, way in columns]
+    rows = tuple((phase, *(_cell(parts[scheme].get(phase), way) for scheme, way in columns)) for phase in phases)
+    return [Table(caption, ("phase", *headings), rows, frozenset(range(1, 1 + len(columns))), folded)]
+
+
+def _heading(scheme: str, way: Way, schemes: int, ways: int) -> str:
+    if schemes == 1:
+        return way[0]
+    return names.name(scheme) if ways == 1 else f"{names.name(scheme)}: {way[0]}"
+
+
+def _cell(record: Record | None, way: Way) -> str:
+    given = None if record is None else getattr(record, way[1])
+    return NONE if given is None else way[2](given)
+
+
+def _settings_table(found: Mapping[Setting, Mapping[str, Cost]]) -> Table:
+    rows = tuple(
+        (
+            count(at.values), str(at.sites), str(at.dropped), names.name(scheme), spread(cost.whole.wall_s),
+            names.against(cost.whole) or NONE, _cell(cost.whole, ("", "cpu_s", spread)),
+            *(_cell(cost.whole, way) for way in _BYTES),
+        )
+        for at in sorted(found) for scheme, cost in found[at].items()
     )  # fmt: skip
-
-
-def _spread_of(by_stage: dict[str | None, Record], stage: str, what: str) -> str:
-    return spread(getattr(by_stage[stage], what)) if stage in by_stage else NONE
-
-
-def _bytes_of(by_stage: dict[str | None, Record], stage: str, what: str) -> str:
-    return size(getattr(by_stage[stage], what)) if stage in by_stage else NONE
-
-
-def _round_table(found: dict[Setting, dict[str, Cost]]) -> Table:
-    rows = []
-    for at in sorted(found):
-        plain = found[at].get(UNPROTECTED)
-        for scheme, cost in found[at].items():
-            more = added(cost, plain).seconds if plain is not None and scheme != UNPROTECTED else None
-            times = middle(_over(cost, plain)) if plain is not None and more else None
-            rows.append((
-                f"{count(at.values)}", f"{at.sites}", f"{at.dropped}", names.name(scheme), spread(cost.whole.wall_s),
-                NONE if times is None else ratio(times),
-                size(cost.whole.bytes_up), size(cost.whole.bytes_down),
-            ))  # fmt: skip
-    return Table(
-        "Whole rounds of real processes on one machine. Bytes are a site's. The ratio is to the same round over the "
-        "same transport with nothing protected.",
-        ("values", "sites", "lost", "scheme", "wall time", "ratio", "bytes up", "bytes down"),
-        tuple(rows), frozenset((0, 1, 2, 4, 5, 6, 7)),
+    headings = (
+        "values", "sites", "lost", "scheme", "wall time", "times the wall time", "CPU, all processes", "bytes up",
+        "bytes down",
     )  # fmt: skip
+    caption = (
+        "Whole rounds of real processes on one machine, in turn. Bytes are a site's; plain is the same transport with "
+        "nothing protected."
+    )
+    return Table(caption, headings, rows, frozenset((0, 1, 2, 4, 6, 7, 8)))
 
 
-def _over(cost: Cost, plain: Cost) -> list[float]:
-    ours, theirs = cost.whole.wall_s or (), plain.whole.wall_s or ()
-    if len(ours) == len(theirs) and all(theirs):
-        return [own / other for own, other in zip(ours, theirs, strict=True)]
-    return [cost.seconds / plain.seconds] if plain.seconds else []
+# ------------------------------------------------------------------ a real federation
 
 
 def each_round(run: Run) -> list[Block]:
+    """A row for each round."""
     rows = tuple(
         (
             str(each.round), str(each.contributors), ", ".join(each.missing) or "none", seconds(each.train_s),
@@ -130,8 +120,18 @@ def each_round(run: Run) -> list[Block]:
         )
         for each in run.rounds
     )  # fmt: skip
-    if not rows:
-        return []
     headings = ("round", "sites in the sum", "missing", "last sum and training", "protocol", "whole round")
     caption = "Wall time of each round. The whole round includes attempts that gave no sum."
-    return [Table(caption, headings, rows, frozenset((0, 1, 3, 4, 5)))]
+    return [Table(caption, headings, rows, frozenset((0, 1, 3, 4, 5)))] if rows else []
+
+
+def sites_blocks(run: Run) -> list[Block]:
+    """What sites gave of their own records."""
+    rows = tuple(
+        (str(each.stage), str(len(each.wall_s or ())), spread(each.wall_s), spread(each.cpu_s))
+        for each in run.of("round")
+        if each.role == "site"
+    )
+    headings = ("phase", "times", "wall time", "CPU time")
+    caption = "What each phase took at the sites that gave their record, network and waiting left out."
+    return [Table(caption, headings, rows, frozenset((1, 2, 3)))] if rows else []

@@ -24,11 +24,14 @@ def digits(number: float, significant: int = 3) -> str:
         raise ValueError(f"{number} is no figure")
     if number == 0:
         return "0"
+    number = rounded(number, significant)
     places = max(0, significant - 1 - math.floor(math.log10(abs(number))))
-    text = f"{number:,.{places}f}"
-    if len(text.strip("-0.,").replace(".", "").replace(",", "")) > significant and places:  # 9.996 -> 10.00
-        text = f"{number:,.{places - 1}f}"
-    return text
+    return f"{number:,.{places}f}"
+
+
+def rounded(number: float, significant: int = 3) -> float:
+    """To so many significant digits."""
+    return float(f"{number:.{significant}g}")
 
 
 def seconds(time_s: float | None) -> str:
@@ -37,7 +40,8 @@ def seconds(time_s: float | None) -> str:
         return NOTHING
     if time_s == 0:
         return "0 s"
-    unit, scale = next(((unit, scale) for below, unit, scale in _TIMES if abs(time_s) < below), ("h", 1 / HOUR_S))
+    near = rounded(abs(time_s))
+    unit, scale = next(((unit, scale) for below, unit, scale in _TIMES if near < below), ("h", 1 / HOUR_S))
     return f"{digits(time_s * scale)} {unit}"
 
 
@@ -45,7 +49,7 @@ def size(count: float | None) -> str:
     """Like 830 B or 2.7 MB; a MB is 10^6 bytes."""
     if count is None:
         return NOTHING
-    unit, scale = next(((unit, scale) for below, unit, scale in _SIZES if abs(count) < below), ("TB", 1e-12))
+    unit, scale = next(((unit, scale) for below, unit, scale in _SIZES if rounded(abs(count)) < below), ("TB", 1e-12))
     return f"{digits(count * scale)} {unit}"
 
 
@@ -82,6 +86,8 @@ def spread(times: Sequence[float] | None, write=seconds) -> str:  # type: ignore
     if len(times) == 1:
         return middle
     least, most = str(write(min(times))), str(write(max(times)))
+    if least == most:
+        return middle
     if least.split(" ")[1:] == most.split(" ")[1:] and " " in least:
         least = least.split(" ", maxsplit=1)[0]
     if least.endswith("x"):
