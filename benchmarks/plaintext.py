@@ -14,13 +14,13 @@ from typing import Annotated, Final
 
 import numpy as np
 
-from secagg.config import Policy, RoundContext, RoundHeader
+from secagg.config import Manifest, Policy, RoundContext, RoundHeader
 from secagg.errors import FaultyServer, Malformed, Misuse, SecAggError, TooFewSites
 from secagg.identity import ServerKeys, SiteKeys
 from secagg.masked.payload import QuantizedUpdate, quantizer_of
 from secagg.quantize import next_range
 from secagg.schemes import SCHEMES
-from secagg.session import Aggregate, Archive, Audit, Mean, Packet, Rng, Update, Words, require_words
+from secagg.session import IDENTITY, Aggregate, Archive, Audit, Mean, Packet, Rng, Update, Words, require_words
 from secagg.tally import WORDS, Tally
 from secagg.wire import MAX_SITES, Items, Name, Struct
 
@@ -86,7 +86,7 @@ class PlainClient:
             raise FaultyServer("the round header is not the one this site expects")
         if self._update is None:
             raise Misuse("the update was sent before")
-        payload, words, start = QuantizedUpdate(self._context), [], 0
+        payload, start = QuantizedUpdate(self._context), 0
         words = np.empty(payload.words, np.uint64)
         for block in payload.contribute(self._update, self._rng).blocks():
             words[start : start + block.size] = block
@@ -154,7 +154,13 @@ class PlainScheme:
     """Implements `secagg.session.Scheme`."""
 
     name = NAME
-    needs = frozenset({"identity"})
+    needs = frozenset({IDENTITY})
+    options = frozenset[str]()
+    caution = "nothing is protected"
+
+    def require(self, manifest: Manifest, keys: SiteKeys) -> None:
+        """Nothing is needed. Raises Refused for an option."""
+        manifest.require_options(self.options)
 
     def client(self, context: RoundContext, keys: SiteKeys, policy: Policy, update: Update, rng: Rng) -> PlainClient:
         """A fresh session."""
@@ -181,7 +187,7 @@ class PlainScheme:
         """Raises Malformed: no session ever gave a blob."""
         raise Malformed("a plain round keeps nothing to go on with")
 
-    def opening(self, context: RoundContext, state: bytes) -> bytes:
+    def opening(self, context: RoundContext, keys: SiteKeys, state: bytes | None) -> bytes:
         """Nothing is needed."""
         return b""
 
