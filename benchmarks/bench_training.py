@@ -29,10 +29,10 @@ VOCABULARY: Final = 32_000
 BYTES_A_PARAMETER: Final = 3  # bfloat16 weights, and room for activations, adapter and optimiser
 
 
-def test_a_step_of_the_embedded_model(benchmark: BenchmarkFixture) -> None:
+def test_astep_of_the_embedded_model(benchmark: BenchmarkFixture) -> None:
     model = AdapterModel.load(EMBEDDED_NAME, LORA)
     words = model.network.get_input_embeddings().num_embeddings
-    step = _step_of(model.network, words, TRAINING.batch_size, TRAINING.sequence_length)
+    step = step_of(model.network, words, TRAINING.batch_size, TRAINING.sequence_length)
     what = f"embedded model, CPU, batch {TRAINING.batch_size} x {TRAINING.sequence_length} tokens"
     _measure(benchmark, "embedded", step, model.layout.size, what, lambda: None)
 
@@ -47,15 +47,16 @@ def test_a_step_on_a_cuda_device(benchmark: BenchmarkFixture, shape: Model) -> N
     free, _ = torch.cuda.mem_get_info()
     if free < BYTES_A_PARAMETER * shape.parameters:
         pytest.skip(f"{free / 1e9:.0f} GB of free device memory are too few for {shape.name}")
-    network = _decoder(shape)
+    network = decoder(shape, "cuda")
     size = sum(each.numel() for each in network.parameters() if each.requires_grad)
-    step = _step_of(network, VOCABULARY, BATCH, LENGTH)
+    step = step_of(network, VOCABULARY, BATCH, LENGTH)
     device = torch.cuda.get_device_name()
-    what = f"{shape.name}, rank {RANK}, all linear layers, {device}, bfloat16, batch {BATCH} x {LENGTH} tokens"
+    what = f"a Llama-like decoder as wide and deep as {shape.name}, rank {RANK}, all linear layers, {device}, bfloat16"
+    what += f", batch {BATCH} x {LENGTH} tokens"
     _measure(benchmark, shape.name, step, size, what, torch.cuda.synchronize)
 
 
-def _decoder(shape: Model) -> Any:
+def decoder(shape: Model, device: str) -> Any:
     """A Llama-like decoder of these widths with an adapter, its vocabulary cut: the shape's blocks are what counts."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -66,12 +67,12 @@ def _decoder(shape: Model) -> Any:
         hidden_size=shape.hidden, num_hidden_layers=shape.layers, intermediate_size=shape.intermediate,
         num_attention_heads=shape.query // head, num_key_value_heads=shape.key_value // head, vocab_size=VOCABULARY,
     )  # fmt: skip
-    with torch.device("cuda"):
+    with torch.device(device):
         network = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     return get_peft_model(network, LoraConfig(r=RANK, target_modules="all-linear", task_type="CAUSAL_LM"))
 
 
-def _step_of(network: Any, words: int, batch: int, length: int) -> Callable[[], None]:
+def step_of(network: Any, words: int, batch: int, length: int) -> Callable[[], None]:
     """One forward and backward pass and one step of the optimiser, on the same random tokens every time."""
     import torch
 
