@@ -13,6 +13,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks.consortium import SessionRound, update_of
 from benchmarks.figures import tell
 from benchmarks.flower_secagg import FlowerSite, content_bytes, message_bytes, parameters_of
+from benchmarks.records import Record
 from fedclient.packets import encode_packet
 from fedserver.round import size_of
 from secagg.session import Packet
@@ -55,7 +56,12 @@ def test_bytes_up_per_value(benchmark: BenchmarkFixture, bits: int, sites: int, 
     weighed = f", weight cap {weight_cap}" if weight_cap > 1 else ""
     line = f"bytes up per value, {bits} bits, {sites} sites{weighed}, d = {size:,}: {counted:.4f}"
     line += f", as a message {carried:.4f}; bfloat16 2; claim: at most {most}"
-    tell(benchmark, line, bytes_per_value=counted, message_bytes_per_value=carried, claimed_bytes=most)
+    setting = {"values": size, "sites": sites, "neighbours": sites - 1, "bits": bits, "weight": weight_cap}
+    sent = Record(
+        family="total", scheme="masked", role="site", **setting, bytes_up=round(counted * size),
+        note="bytes alone; all six replies of the middle site",
+    )  # fmt: skip
+    tell(benchmark, line, sent, bytes_per_value=counted, message_bytes_per_value=carried, claimed_bytes=most)
     assert counted <= most
 
 
@@ -67,8 +73,12 @@ def test_flowers_bytes_up_per_value(benchmark: BenchmarkFixture, size: int) -> N
         flower = FlowerSite(sites, threshold=11)
         return [*flower.replies, flower.mask(parameters_of(update_of(size).values)), flower.unmask(sites)]
 
-    sent = sum(map(message_bytes, benchmark.pedantic(replies, rounds=1))) / size
-    tell(
-        benchmark, f"bytes up per value, Flower SecAgg+, {sites} sites, d = {size:,}: {sent:.4f}", bytes_per_value=sent
-    )
+    total = sum(map(message_bytes, benchmark.pedantic(replies, rounds=1)))
+    sent = total / size
+    record = Record(
+        family="peer", scheme="flower-secagg+", role="site", values=size, sites=sites, neighbours=sites - 1,
+        bytes_up=total, note="bytes alone; all four replies of a site",
+    )  # fmt: skip
+    line = f"bytes up per value, Flower SecAgg+, {sites} sites, d = {size:,}: {sent:.4f}"
+    tell(benchmark, line, record, bytes_per_value=sent)
     assert sent > LEAST_FLOWER

@@ -126,20 +126,34 @@ def tell(benchmark: BenchmarkFixture, line: str, *records: Record, **facts: Any)
         add(benchmark, each)
 
 
-def tell_pair(benchmark: BenchmarkFixture, name: str, pair: Pair, least_ratio: float | None = None) -> None:
+def records_of(pair: Pair, schemes: tuple[str, str], **setting: Any) -> tuple[Record, Record]:
+    """Both sides of a comparison, each beside the other. schemes: ours, theirs; setting: the other fields."""
+    ours, theirs = schemes
+    mine, others = pair.taken
+    return (
+        record_of(mine, {theirs: others}, scheme=ours, **setting),
+        record_of(others, {ours: mine}, scheme=theirs, **setting),
+    )
+
+
+def tell_pair(
+    benchmark: BenchmarkFixture, name: str, pair: Pair, least_ratio: float | None = None, *records: Record
+) -> None:
     """Tells a comparison of CPU time; `least_ratio` is the claim, held against the middle ratio."""
     claim = "" if least_ratio is None else f"; claim: at least {least_ratio:g}x"
     line = f"{name}: ours {pair.ours.show('ms', 1e3)}, theirs {pair.theirs.show('ms', 1e3)}"
     tell(
         benchmark,
         f"{line}, ratio {pair.ratio.show('x')}{claim}",
-        ours_s=_plain(pair.ours),
-        theirs_s=_plain(pair.theirs),
-        ratio=_plain(pair.ratio),
+        *records,
+        ours_s=plain(pair.ours),
+        theirs_s=plain(pair.theirs),
+        ratio=plain(pair.ratio),
         claimed_ratio=least_ratio,
     )
     assert least_ratio is None or pair.ratio.middle >= least_ratio
 
 
-def _plain(spread: Spread) -> dict[str, float]:
+def plain(spread: Spread) -> dict[str, float]:
+    """As JSON has it."""
     return {"min": spread.least, "median": spread.middle, "max": spread.most}
