@@ -162,6 +162,10 @@ class PlainScheme:
         """Nothing is needed. Raises Refused for an option."""
         manifest.require_options(self.options)
 
+    def most_words(self, manifest: Manifest) -> int:
+        """A word per value at most, and the tally's."""
+        return manifest.size + len(WORDS)
+
     def client(self, context: RoundContext, keys: SiteKeys, policy: Policy, update: Update, rng: Rng) -> PlainClient:
         """A fresh session."""
         return PlainClient(context, policy, keys.site, update, rng)
