@@ -25,6 +25,7 @@ import psutil
 
 from benchmarks.turns import VARIABLE, Turns
 from fedserver.journal import read_events
+from fedserver.superlink import BOUND_TO_PARENT
 from keys.provision import Consortium, provision_consortium
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -135,14 +136,22 @@ class Federation:
             self.freeze()
 
     def start(self, name: str, *command: str, **environment: str) -> None:
-        """Starts a process of this federation; what it prints is in `name`.log."""
+        """Starts a process of this federation, which ends with this one; what it prints is in `name`.log.
+
+        command: begins with the absolute path of a program.
+        """
         variables = {**os.environ, **SILENT, "PYTHONPATH": str(ROOT), VARIABLE: str(self.turns), **environment}
         variables["PATH"] = os.pathsep.join([str(BIN), os.environ.get("PATH", os.defpath)])
         with (self.folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
-                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                start_new_session=True, env=variables,
-            )  # fmt: skip
+                [*BOUND_TO_PARENT, str(os.getpid()), *command],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=variables,
+            )
         self.processes.append(process)
 
     def await_port(self, port: int) -> None:
