@@ -10,10 +10,11 @@ from fedserver.overhead.peers import pairs
 from fedserver.overhead.record import OTHERS, Record
 from fedserver.overhead.rounds import UNPROTECTED, Added, Cost, Setting, added, costs, headline
 from fedserver.overhead.run import FLOORS, ModelRow, Run, middle_s
-from fedserver.overhead.units import count, digits, middle, percent, ratio, seconds, size, spread
+from fedserver.overhead.units import digits, middle, percent, ratio, seconds, size, spread
 
 MOST: Final = 5
 SHOWN_RANK, SHOWN_SITES, SHOWN_MINUTES = 16, 20, 10
+FLOOR: Final = "aes-ctr"
 SHOWN_MODEL: Final = "Llama-3-8B"
 
 
@@ -105,22 +106,23 @@ def _extent(record: Record) -> tuple[bool, int, int]:
 
 
 def _beside(run: Run) -> str:
-    """For each other package the comparison at the largest size, and for one floor."""
-    at_site = [each for each in pairs(run) if each.place.role in ("site", "whole", "")]
-    best = {}
-    for each in sorted(at_site, key=lambda pair: (pair.place.role == "site", pair.place.values, pair.place.sites)):
-        best[each.upper, each.lower] = each
-    theirs = {pair.upper: pair for pair in best.values() if pair.upper in OTHERS and pair.lower not in OTHERS}
-    floors = [pair for pair in best.values() if pair.lower == "aes-ctr" and pair.upper not in OTHERS]
-    parts = [
-        f"{names.name(pair.upper)} takes {ratio(pair.middle)} the time of {pair.lower}" for pair in theirs.values()
-    ]
-    parts += [f"{pair.upper} takes {ratio(pair.middle)} of AES-CTR over the same bytes" for pair in floors[:1]]
-    if not parts:
-        return ""
-    values = {pair.place.values for pair in (*theirs.values(), *floors[:1])}
-    where = f" ({count(max(values))} values)" if len(values) == 1 and max(values) else ""
-    return f"At a site{where}: {'; '.join(parts)}."
+    """For each other package the comparison with ours at a site where they were held against most; and a floor's."""
+    at_site = [pair for pair in pairs(run) if pair.place.role == "site"]
+    theirs = [pair for pair in at_site if pair.upper in OTHERS and pair.lower not in OTHERS]
+    floors = [pair for pair in at_site if pair.lower == FLOOR and pair.upper not in OTHERS]
+    parts, where = [], ""
+    if theirs:
+        at = max({pair.place for pair in theirs}, key=lambda place: (sum(p.place == place for p in theirs), place))
+        where = f", {names.setting(at.values, at.sites)}"
+        here = [pair for pair in theirs if pair.place == at]
+        for upper in dict.fromkeys(pair.upper for pair in here):
+            times = " and ".join(f"{ratio(pair.middle)} that of {pair.lower}" for pair in here if pair.upper == upper)
+            parts.append(f"{names.name(upper)} takes {times}")
+    if floors:
+        floor = max(floors, key=lambda pair: (bool(pair.stage), pair.place))
+        what = f"{floor.upper}'s {'masks take' if floor.stage else 'whole work takes'}"
+        parts.append(f"{what} {ratio(floor.middle)} that of AES-CTR alone")
+    return f"CPU time at a site{where}: {'; '.join(parts)}." if parts else ""
 
 
 def _on_a_model(run: Run) -> str:

@@ -36,6 +36,7 @@ def overview(run: Run, comparison: Comparison | None) -> dict[str, Any]:
                 "upper": pair.upper,
                 "lower": pair.lower,
                 **pair.place._asdict(),
+                "stage": pair.stage,
                 "ratios": list(pair.ratios),
                 "middle": pair.middle,
             }

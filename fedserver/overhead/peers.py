@@ -23,12 +23,16 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Pair:
-    """How many times the time of `lower` the work of `upper` takes: a peer's over ours, or ours over a floor's."""
+    """How many times the time of `lower` the work of `upper` takes: a peer's over ours, or ours over a floor's.
+
+    stage: of ours, where one stage was held against a floor; "" for a role's whole work.
+    """
 
     upper: str
     lower: str
     place: Place
     ratios: tuple[float, ...]
+    stage: str = ""
 
     @property
     def middle(self) -> float:
@@ -43,26 +47,24 @@ def place_of(record: Record) -> Place:
 
 def pairs(run: Run) -> list[Pair]:
     """Every comparison that the run holds, each pair once under one place, in the order in which they were taken."""
-    found: dict[tuple[str, str, Place], Pair] = {}
-    for record in run.of("total", "peer", "floor", "upload"):
-        if record.stage not in (None, "whole"):
-            continue
+    found: dict[tuple[str, str, Place, str], Pair] = {}
+    for record in run.of("total", "peer", "floor", "stage", "upload"):
         for against in record.against:
             pair = _pair(record, against.scheme, against.ratios)
-            if pair is not None and (pair.lower, pair.upper, pair.place) not in found:
-                found.setdefault((pair.upper, pair.lower, pair.place), pair)
+            if pair is not None and (pair.lower, pair.upper, pair.place, pair.stage) not in found:
+                found.setdefault((pair.upper, pair.lower, pair.place, pair.stage), pair)
     return list(found.values())
 
 
 def _pair(record: Record, other: str, ratios: Sequence[float]) -> Pair | None:
-    own = record.scheme
+    own, stage = record.scheme, record.stage or "" if record.family == "stage" else ""
     if own is None or own == other:
         return None
     if _rank(own) < _rank(other):  # ours over a peer's, or a floor's over ours: turned round
         if any(each == 0 for each in ratios):
             return None
-        return Pair(other, own, place_of(record), tuple(1 / each for each in ratios))
-    return Pair(own, other, place_of(record), tuple(ratios))
+        return Pair(other, own, place_of(record), tuple(1 / each for each in ratios), stage)
+    return Pair(own, other, place_of(record), tuple(ratios), stage)
 
 
 def _rank(scheme: str) -> int:
@@ -87,3 +89,13 @@ def side_by_side(run: Run) -> list[tuple[Place, list[Record]]]:
         return order.get(place.role, len(order)), alone, -place.values, -place.sites
 
     return sorted(several, key=rank)
+
+
+def ratios_to(scheme: str, record: Record, beside: Sequence[Record]) -> tuple[float, ...] | None:
+    """The record's time over that scheme's of the same setting, whichever of the two has the comparison."""
+    own = next((each.ratios for each in record.against if each.scheme == scheme), None)
+    if own is not None:
+        return own
+    theirs = next((each for each in beside if each.scheme == scheme), None)
+    found = () if theirs is None else next((a.ratios for a in theirs.against if a.scheme == record.scheme), ())
+    return tuple(1 / each for each in found) if found and all(found) else None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Final
 
 from fedserver.overhead import names
 from fedserver.overhead.answer import SHOWN_RANK, SHOWN_SITES
 from fedserver.overhead.blocks import Block, Points, Table, once
-from fedserver.overhead.peers import Place, pairs, side_by_side
+from fedserver.overhead.peers import Place, pairs, ratios_to, side_by_side
 from fedserver.overhead.record import Record
 from fedserver.overhead.run import ModelRow, Run, time_of
 from fedserver.overhead.units import NONE, count, percent, ratio, seconds, size, spread
@@ -18,41 +18,55 @@ SHOWN_PLACES: Final = 2  # settings of a role that stand open in the side-by-sid
 
 
 def peer_blocks(run: Run) -> list[Block]:
-    found = side_by_side(run)
-    ratios = pairs(run)
-    if not found and not ratios:
-        return []
-    rows: dict[bool, list[tuple[str, ...]]] = {False: [], True: []}
-    seen: dict[str, int] = {}
-    for place, records in found:
-        seen[place.role] = seen.get(place.role, 0) + 1
-        rows[seen[place.role] > SHOWN_PLACES] += [_peer_row(place, each) for each in records]
-    headings = ("whose work, at what size", "scheme", "CPU time", "bytes up", "bytes down", "times the CPU time")
-    caption = (
-        "CPU time of a round's work in the same run, each with its spread. A ratio is taken from repetitions that "
-        "followed one another, as many times as there were."
+    """Everybody's work under one setting, the rest of the ratios, and what the names mean."""
+    found, ours = side_by_side(run), run.schemes()
+    headings = (
+        "whose work, at what size",
+        "scheme",
+        "CPU time",
+        "bytes up",
+        "bytes down",
+        *(f"over {o}" for o in ours),
     )
-    numeric = frozenset((2, 3, 4))
+    numeric = frozenset(range(2, len(headings)))
+    rows: dict[bool, list[tuple[str, ...]]] = {False: [], True: []}
+    for number, (place, records) in enumerate(found):
+        folded = sum(each.role == place.role for each, _ in found[:number]) >= SHOWN_PLACES
+        rows[folded] += [_peer_row(place, each, records, ours) for each in records]
+    caption = (
+        "CPU time of a round's work in the same run, each with its spread; beside it, how many times that of each of "
+        "our schemes it is, from repetitions that followed one another."
+    )
     blocks: list[Block] = [Table(caption, headings, once(rows[False]), numeric)] if rows[False] else []
     if rows[True]:
         blocks.append(Table("The same at other sizes", headings, once(rows[True]), numeric, folded=True))
-    listed = {(place, record.scheme) for place, records in found for record in records}
-    rest = tuple(
-        (names.place(pair.place), f"{names.name(pair.upper)} over {names.name(pair.lower)}", spread(pair.ratios, ratio))
-        for pair in ratios if (pair.place, pair.upper) not in listed and (pair.place, pair.lower) not in listed
-    )  # fmt: skip
-    if rest:
-        blocks.append(Table("Further ratios", ("at", "of what", "ratio"), rest, frozenset((2,))))
-    used = dict.fromkeys(record.scheme for _, records in found for record in records)
-    meanings = tuple(f"{names.name(scheme)}: {names.MEANINGS[scheme]}" for scheme in used if scheme in names.MEANINGS)
-    return [*blocks, Points(meanings)] if meanings else blocks
+    return [*blocks, *_further(run, {place for place, _ in found}), *_meanings(found)]
 
 
-def _peer_row(place: Place, record: Record) -> tuple[str, ...]:
+def _peer_row(place: Place, record: Record, beside: Sequence[Record], ours: Sequence[str]) -> tuple[str, ...]:
+    ratios = (ratios_to(scheme, record, beside) for scheme in ours)
     return (
         names.place(place), names.name(record.scheme), spread(time_of(record)), _or_dash(record.bytes_up),
-        _or_dash(record.bytes_down), names.against(record) or NONE,
+        _or_dash(record.bytes_down), *(NONE if each is None else spread(each, ratio) for each in ratios),
     )  # fmt: skip
+
+
+def _further(run: Run, shown: Container[Place]) -> list[Block]:
+    """Ratios that have no place in the table: of single stages, and of what was timed alone."""
+    rows = tuple(
+        (
+            names.place(pair.place), f"{names.name(pair.upper)}{f', {pair.stage} alone' if pair.stage else ''}",
+            names.name(pair.lower), spread(pair.ratios, ratio),
+        )
+        for pair in pairs(run) if pair.stage or pair.place not in shown
+    )  # fmt: skip
+    return [Table("Further ratios", ("at", "time of", "over", "ratio"), rows, frozenset((3,)))] if rows else []
+
+
+def _meanings(found: Sequence[tuple[Place, Sequence[Record]]]) -> list[Block]:
+    used = dict.fromkeys(record.scheme for _, records in found for record in records)
+    meanings = tuple(f"{names.name(scheme)}: {names.MEANINGS[scheme]}" for scheme in used if scheme in names.MEANINGS)
+    return [Points(meanings)] if meanings else []
 
 
 def _or_dash(number: int | None) -> str:

@@ -28,7 +28,7 @@ def memory_blocks(run: Run) -> list[Block]:
     """Peaks of every role."""
     rows = (
         (
-            names.name(each.scheme), names.role(each.role), names.setting(each.values, each.sites),
+            names.name(each.scheme), each.stage or names.role(each.role), names.setting(each.values, each.sites),
             size(each.peak_bytes), digits(each.peak_bytes / each.values) if each.values else NONE,
         )
         for each in run.of("memory") if each.peak_bytes is not None
@@ -42,18 +42,23 @@ def upload_blocks(run: Run) -> list[Block]:
     rows = (
         (
             names.name(each.scheme), each.stage or NONE, NONE if each.bytes_up is None else size(each.bytes_up),
-            _wall(each), names.against(each) or NONE,
+            _wall(each), names.against(each) or NONE, each.note or "",
         )
         for each in run.of("upload") if time_of(each)
     )  # fmt: skip
     caption = "One site's upload of an update on this machine."
-    return _table(caption, ("upload", "way", "bytes", "wall time", "ratio"), rows, 2, 3)
+    return _table(caption, ("upload", "what", "bytes", "wall time", "ratio", "how"), rows, 2, 3)
 
 
 def startup_blocks(run: Run) -> list[Block]:
     """How long the commands take to say what they do."""
-    rows = ((each.stage or each.note or NONE, _wall(each)) for each in run.of("startup") if time_of(each))
-    return _table("From the start of a command to the end of its --help.", ("command", "wall time"), rows, 1)
+    rows = (
+        (each.stage or NONE, _wall(each), spread(each.cpu_s) if each.cpu_s else NONE, each.note or "")
+        for each in run.of("startup")
+        if time_of(each)
+    )
+    headings = ("command", "wall time", "CPU time", "how")
+    return _table("From the start of a command to the end of its --help.", headings, rows, 1, 2)
 
 
 def training_blocks(run: Run) -> list[Block]:

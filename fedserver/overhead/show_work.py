@@ -14,7 +14,7 @@ from fedserver.overhead.units import NONE, count, seconds, spread
 
 
 def stage_blocks(run: Run) -> list[Block]:
-    records = [each for each in run.of("stage") if each.values and middle_s(each)]
+    records = [each for each in run.of("stage") if each.values and middle_s(each) and not each.against]
     if not records:
         return []
 
