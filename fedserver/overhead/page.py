@@ -52,7 +52,7 @@ footer {{ margin-top: 3rem; font-size: .85rem; color: var(--soft); }}
 }}
 @media print {{
   body {{ font-size: 10pt; }} main {{ max-width: none; padding: 0; }} nav {{ display: none; }}
-  h2 {{ break-after: avoid; }} tr {{ break-inside: avoid; }} .scroll {{ overflow: visible; }}
+  h2, .caption {{ break-after: avoid; }} tr {{ break-inside: avoid; }} .scroll {{ overflow: visible; }}
   table {{ font-size: 8.5pt; }} th, td {{ padding: .2rem .4rem; }}
 }}
 """

@@ -16,7 +16,7 @@ _COUNTS = ((1e6, "", 1.0), (1e9, " million", 1e-6))
 
 
 def digits(number: float, significant: int = 3) -> str:
-    """The number with so many significant digits, without an exponent; whole numbers lose none before the point.
+    """The number with so many significant digits; one below a thousandth like 4.58e-5.
 
     Raises ValueError for NaN and infinities: no figure may be one.
     """
@@ -25,6 +25,9 @@ def digits(number: float, significant: int = 3) -> str:
     if number == 0:
         return "0"
     number = rounded(number, significant)
+    if abs(number) < 1e-3:
+        mantissa, _, exponent = f"{number:.{significant - 1}e}".partition("e")
+        return f"{mantissa}e{int(exponent)}"
     places = max(0, significant - 1 - math.floor(math.log10(abs(number))))
     return f"{number:,.{places}f}"
 

@@ -45,6 +45,11 @@ def test_what_was_not_measured_is_said_and_what_is_no_number_is_refused() -> Non
             units.digits(number)
 
 
+def test_a_number_keeps_its_digits_however_small_or_large() -> None:
+    texts = [units.digits(each) for each in (0, 4.5776e-5, 0.00123456, -0.5, 12.345, 12345.6)]
+    assert texts == ["0", "4.58e-5", "0.00123", "-0.500", "12.3", "12,300"]
+
+
 def test_a_spread_names_a_common_unit_once() -> None:
     assert units.spread([1.3, 1.2, 1.1]) == "1.20 s (1.10 to 1.30 s)"
     assert units.spread([0.9, 1.1, 1.2]) == "1.10 s (900 ms to 1.20 s)"
