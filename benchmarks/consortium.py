@@ -88,6 +88,11 @@ class SessionRound:
         keys = self.consortium.keys[site]
         return self.scheme.restore(self.site_context, keys, POLICY, blob, update, os.urandom, sent)
 
+    def opening(self, site: str, state: bytes | None = None) -> bytes:
+        """What opens the aggregate, from a site's state: its session's, if it is not given."""
+        saved = self.clients[site].to_bytes() if state is None else state
+        return self.scheme.opening(self.site_context, self.consortium.keys[site], saved)
+
 
 @cache
 def _consortium(n: int) -> Consortium:

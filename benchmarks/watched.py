@@ -52,7 +52,7 @@ def play(scheme: str, n: int, size: int, bits: int = 12, updates: Sequence[Updat
         while not round_.server.done:
             run.phase()
         aggregate = round_.server.result().payload
-        opening = round_.scheme.opening(round_.site_context, round_.clients[round_.middle].to_bytes())
+        opening = round_.opening(round_.middle)
         with run.watch.at(Part(OPEN, OPEN, "open")):
             mean = round_.scheme.open(round_.site_context, aggregate, opening)
     return Played(
