@@ -34,8 +34,8 @@ def play(folder: Path, scheme: str, size: int) -> dict[str, int]:
 
     sites = [run("site", name) for name in names]
     server, opening, audit = run("server"), run("open"), run("audit")
-    checks = [beyond_input((folder / f"{name}.check.json").read_text()) for name in names]
-    return dict(zip(ROLES, (max(sites), max(checks), server, opening, audit), strict=True))
+    checks = [beyond_input(each.read_text()) for each in folder.glob("*.check.json")]  # none if there is no such phase
+    return dict(zip(ROLES, (max(sites), max(checks, default=0), server, opening, audit), strict=True))
 
 
 def beyond_input(said: str) -> int:
