@@ -1,4 +1,6 @@
-"""The adversary laboratory: for each attack, what stops it, shown end to end, in every scheme. Start reading here.
+"""The adversary laboratory: for each attack, what stops it, shown end to end. Start reading here.
+
+Most tests run once for each scheme that goes through masked mode.
 
 | attack | file |
 |---|---|

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from secagg.schemes import SCHEMES
+from tests.adversaries.forms import FORMS
 from tests.adversaries.lab import Lab
 from tests.federation.conftest import _same_nonces_in_every_run, tmp_path
 from tests.federation.direct import Bench
@@ -12,7 +12,7 @@ from tests.federation.direct import Bench
 __all__ = ["_same_nonces_in_every_run", "tmp_path"]
 
 
-@pytest.fixture(params=sorted(SCHEMES, reverse=True))
+@pytest.fixture(params=list(FORMS))
 def scheme(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each scheme in turn: the laboratories that the test builds are of it."""
     name = str(request.param)

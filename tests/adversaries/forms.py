@@ -445,4 +445,4 @@ def _programmed(samples: Shifts, masks: Shifts, opened: Shifts, digests: Mapping
         yield
 
 
-FORMS: Mapping[str, Form] = {"masked": MaskedForm(), "ckks": CkksForm()}
+FORMS: Mapping[str, Form] = {"masked": MaskedForm(), "ckks": CkksForm()}  # the schemes that go through masked mode

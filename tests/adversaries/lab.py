@@ -38,7 +38,7 @@ from secagg.masked.messages import (
     survivor_set_digest,
 )
 from secagg.primitives.signature import sign
-from secagg.schemes import SCHEMES, scheme_named
+from secagg.schemes import scheme_named
 from secagg.session import Packet, Update
 from secagg.wire import Struct, tag_of
 from tests.adversaries.forms import FORMS, masked_part
@@ -91,7 +91,7 @@ class Lab:
     The scheme is the class's unless the manifest's fields name one.
     """
 
-    scheme: ClassVar[str] = min(SCHEMES, key=lambda name: FORMS[name].blind)
+    scheme: ClassVar[str] = next(iter(FORMS))
 
     def __init__(
         self, n: int = 7, colluding: Iterable[str] = (), size: int = 12, cap: int = 1, seed: object = 0,
@@ -118,12 +118,12 @@ class Lab:
         party = self.machines[machine]
         assert party.saved is not None
         context = next(each for each in party.contexts.values() if party.saved[2].startswith(each.digest))
-        opening = scheme_named(self.manifest.scheme).opening(context, party.saved[2])
+        opening = scheme_named(self.manifest.scheme).opening(context, party.keys, party.saved[2])
         kept = self.form.kept(context, party.saved[2])
         self.view.stolen |= {public: secret for public, secret in kept.items() if secret in opening}
 
     def _machine(self, name: str) -> HonestSite:
-        policy = Policy(tuple(SCHEMES), largest_weight=1 << 20, least_colluders=0)
+        policy = Policy(tuple(FORMS), largest_weight=1 << 20, least_colluders=0)
         return HonestSite(
             self.consortium.keys[name], self.manifest, self.consortium, self.inputs[name], policy,
             Dice((self.seed, "rng", name)), Position.start(self.manifest), Ledger(self.manifest.digest()),

@@ -103,7 +103,7 @@ class HonestSite:
         """Opens an aggregate and goes on to the next round. Raises SecAggError, and then stays where it is."""
         context, scheme = self.context(attempt), scheme_named(self.manifest.scheme)
         took_part = self.saved is not None and self.saved[:2] == (context.header.round, attempt)
-        opening = scheme.opening(context, self.saved[2]) if took_part and self.saved else b""
+        opening = scheme.opening(context, self.keys, self.saved[2] if took_part and self.saved else None)
         mean = scheme.open(context, aggregate, opening)
         self.adapter = np.add(self.adapter, mean.values, dtype=np.float32)
         layout = Layout((("vector", (self.manifest.size,)),))

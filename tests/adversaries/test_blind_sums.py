@@ -20,10 +20,8 @@ from secagg.ckks import frames
 from secagg.ckks.payload import KeyAndCiphertext
 from secagg.errors import FaultyServer
 from secagg.masked.messages import masked_words_digest
-from secagg.schemes import SCHEMES
 from secagg.session import Packet
 from tests.adversaries.ending import Ending
-from tests.adversaries.forms import FORMS
 from tests.adversaries.knowledge import what_it_can_compute
 from tests.adversaries.lab import Lab, Story
 from tests.adversaries.parties import random_input
@@ -329,7 +327,3 @@ def noted(save: Callable[..., object], said: bytearray) -> Callable[..., object]
 def _saved(bench: Bench, name: str) -> bytes:
     saved = bench.learners[name].saved
     return b"" if saved is None else saved.tobytes()
-
-
-def test_the_laboratory_knows_every_scheme() -> None:
-    assert set(FORMS) == set(SCHEMES)

@@ -119,7 +119,7 @@ def test_identity_keys_stolen_after_a_round_open_nothing_of_it() -> None:
         attempt.refuses(name, SurvivorSet(attempt.survivors(other)), FaultyServer, "out of order at stage spent")
         assert party.saved is not None
         assert party.update is None
-        opening = scheme_named(Lab.scheme).opening(party.context(1), party.saved[2])
+        opening = scheme_named(Lab.scheme).opening(party.context(1), party.keys, party.saved[2])
         kept = party.saved[2].replace(opening[3:], b"") if opening else party.saved[2]
         assert not [secret for secret in party.inside.values() if secret in kept]
     known = what_it_can_compute(lab.view)
