@@ -12,14 +12,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.ckks_shared.params import PRIME, RING_SIZE
+from secagg.ckks_shared.params import CIPHERTEXT_WORDS, PRIME, RING_SIZE
 from secagg.errors import Malformed, Misuse
 from secagg.session import Words
 
 RESIDUES: Final = 2 * RING_SIZE  # of one ciphertext
 _ROWS: Final = 15
 _COLUMNS: Final = RESIDUES // 16
-WORDS: Final = _ROWS * _COLUMNS  # of one ciphertext: 7,680
 GROUP: Final = 64  # ciphertexts worked on at a time: 4 MiB of residues
 _LOW: Final = np.uint64((1 << 60) - 1)
 
@@ -51,9 +50,9 @@ def unpack(words: Words) -> Residues:
 
 def groups(words: Words) -> Iterator[Words]:
     """The words of up to 64 ciphertexts at a time, views. Raises Misuse for a part of a ciphertext."""
-    if words.dtype != np.uint64 or words.ndim != 1 or words.size % WORDS:
-        raise Misuse(f"a ciphertext has {WORDS} words")
-    step = GROUP * WORDS
+    if words.dtype != np.uint64 or words.ndim != 1 or words.size % CIPHERTEXT_WORDS:
+        raise Misuse(f"a ciphertext has {CIPHERTEXT_WORDS} words")
+    step = GROUP * CIPHERTEXT_WORDS
     return (words[start : start + step] for start in range(0, words.size, step))
 
 

@@ -16,6 +16,7 @@ RING_SIZE: Final = 4096  # N: at most log2 q = 109 for 128 bits (HomomorphicEncr
 MODULUS_BITS: Final = (60, 46)  # 106 in all; ciphertexts have the first alone, keys both
 PRIME: Final = (1 << 60) - (1 << 14) + 1  # q: the 60-bit prime that SEAL takes for N = 4096
 SLOTS: Final = RING_SIZE // 2
+CIPHERTEXT_WORDS: Final = 2 * RING_SIZE * 15 // 16  # 7,680: its 8,192 residues have 60 bits each
 SCALE_BITS: Final = 19  # Delta = 2^19: a slot of 2^39 has coefficients below 2^58 < q / 2
 
 # A slot of the sum holds integers below 2^40 in all, raised or lowered to -2^39..2^39. What separates it from an
@@ -73,3 +74,8 @@ class Packing:
     def ciphertexts(self) -> int:
         """How many a site sends."""
         return -(-(self.value_slots + HEAD_SLOTS) // (SLOTS - 1))
+
+    @property
+    def words(self) -> int:
+        """8-byte words of what a site sends, and of the sum."""
+        return self.ciphertexts * CIPHERTEXT_WORDS

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import IO, Final
 
-from secagg.errors import SecAggError
+from secagg.errors import Misuse
 
 MOST_WORKERS: Final = 16
 MOST_REPLY: Final = 1 << 23  # bytes
@@ -30,10 +30,8 @@ _START: Final = "import sys; sys.path[:] = {!r}; from secagg.ckks_shared.worker 
 _ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
-class Failed(SecAggError):
+class Failed(Misuse):
     """The process refused the job or died of it; who is to blame, the caller knows."""
-
-    code = "ckks-worker"
 
 
 class Worker:
