@@ -18,8 +18,8 @@ from fedserver.round import size_of
 from secagg.config import Manifest
 from secagg.enrol import Consent, ModelCard, Ready, Tensor, signed_by
 from secagg.identity import sign_roster
-from secagg.session import Packet
 from secagg.schemes import scheme_named
+from secagg.session import Packet
 from tests.federation.direct import Bench, Where
 
 PLAN = Plan("", "", "", "masked", "toy", 1)
