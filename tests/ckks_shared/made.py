@@ -68,10 +68,11 @@ _MAKE = """
 import base64, sys, tenseal as ts
 context = ts.context(ts.SCHEME_TYPE.CKKS, {ring}, coeff_mod_bit_sizes={bits}, n_threads=1{kind})
 context.global_scale = 2.0 ** {scale}
-if {more}:
-    context.generate_galois_keys()
-keys = {{"save_secret_key": {secret}, "save_galois_keys": {more}, "save_relin_keys": {more}}}
-made = context.serialize(save_public_key=False, **keys)
+for name in {more}:
+    getattr(context, f"generate_{{name}}_keys")()
+made = context.serialize(
+    save_public_key=False, save_secret_key={secret}, save_galois_keys=bool({more}), save_relin_keys=bool({more})
+)
 sys.stdout.write(base64.b64encode(made).decode())
 """
 
@@ -79,7 +80,7 @@ sys.stdout.write(base64.b64encode(made).decode())
 @cache
 def context_bytes(
     ring: int = 4096, bits: tuple[int, ...] = (60, 46), scale: int = 19, secret: bool = True, symmetric: bool = True,
-    more: bool = False,
+    more: tuple[str, ...] = (),
 ) -> bytes:  # fmt: skip
     """A TenSEAL context of other parameters, or with other keys, made in a process of its own."""
     kind = ", encryption_type=ts.ENCRYPTION_TYPE.SYMMETRIC" if symmetric else ""

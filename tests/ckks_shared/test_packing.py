@@ -22,6 +22,7 @@ from secagg.tally import WORDS
 from tests.ckks_shared.made import encrypted
 from tests.sim import some_shared_key
 
+CENTRE = 255 * (1 + (1 << 11) + (1 << 22)) // 2  # of the packing that is taken apart below
 MOST_TALLY = (1 << 64) // 100 - 1
 
 
@@ -167,7 +168,7 @@ def made_sum(packing: Packing, change: dict[int, int], survivors: int = 3) -> np
         ({1: -1}, "none of the survivors"),
         ({1: 3 * ((1 << 32) - 1) + 1}, "none of the survivors"),
         ({2: 3 * ((1 << 32) - 1)}, "none of the survivors"),
-        ({17: -(1 << 39)}, "none of the survivors"),
+        ({17: -3 * CENTRE - 1}, "none of the survivors"),
         ({17: 1 << 39}, "none of the survivors"),
         ({19: 1}, "slot behind the last value"),
         ({2047: -1}, "slot behind the last value"),
@@ -175,7 +176,7 @@ def made_sum(packing: Packing, change: dict[int, int], survivors: int = 3) -> np
 )
 def test_slots_that_no_updates_sum_to_are_refused(change: dict[int, int], rule: str) -> None:
     packing = Packing(8, 7, 1, 4)
-    assert (packing.value_slots, packing.fields, packing.field_bits) == (2, 3, 11)
+    assert (packing.value_slots, packing.fields, packing.field_bits, packing.centre) == (2, 3, 11, CENTRE)
     secret = some_shared_key().secret
     assert opened(Decrypted(packing, secret, made_sum(packing, {}), 3)).tolist() == [0] * 4
     with pytest.raises(FaultyServer, match=rule):

@@ -120,7 +120,7 @@ def test_a_request_of_another_scheme_is_malformed() -> None:
         (lambda o: replace(o, header=replace(o.header, range_q40=5)), FaultyServer, "header is not the one"),
         (lambda o: replace(o, cohort=o.cohort[1:]), FaultyServer, "leaves this site out"),
         (lambda o: replace(o, cohort=(*o.cohort, "site-99")), FaultyServer, "not this session's"),
-        (lambda o: replace(o, cohort=o.cohort[:2]), Refused, "below"),
+        (lambda o: replace(o, cohort=o.cohort[:3]), Refused, "below"),
     ],
 )
 def test_an_opening_of_a_round_that_the_server_signed_wrongly_is_refused(
@@ -150,6 +150,16 @@ def test_a_saved_session_of_another_scheme_is_malformed() -> None:
         round_.scheme.restore(
             round_.site_context, round_.consortium.keys[ME], round_.policy, state, random_update(0, 40), Dice(0)
         )
+
+
+def test_a_site_that_went_on_from_what_it_saved_does_not_answer_again_though_its_update_is_there() -> None:
+    round_ = shared_round()
+    request = round_.server.requests()[ME]
+    round_.clients[ME].handle(request)
+    saved, keys = round_.clients[ME].to_bytes(), round_.consortium.keys[ME]
+    again = round_.scheme.restore(round_.site_context, keys, round_.policy, saved, round_.updates[ME], Dice(0))
+    with pytest.raises(FaultyServer, match="out of order at stage masked"):
+        again.handle(request)
 
 
 # ------------------------------------------------------------------ the server

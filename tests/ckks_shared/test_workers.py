@@ -179,12 +179,10 @@ def test_a_job_of_another_size_is_refused_by_the_process(job: bytes) -> None:
 
 def test_a_process_without_a_key_does_no_job() -> None:
     fresh = Worker()
-    for kind in (ENCRYPT, DECRYPT, b"x"):
+    for kind in (ENCRYPT, DECRYPT):
         fresh.send(kind, ONES)
-        with pytest.raises(Failed, match=r"refuses|died"):
+        with pytest.raises(Failed, match="refuses"):
             fresh.receive()
-        if fresh.process.poll() is not None:
-            fresh = Worker()
     fresh.stop()
 
 
