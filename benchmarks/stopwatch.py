@@ -17,7 +17,6 @@ from importlib import import_module
 from typing import Any, Final, NamedTuple
 from unittest.mock import patch
 
-
 _followed: Final[dict[int, float]] = {}  # process -> CPU seconds when it was last read
 # While such a part goes on, other processes work for it, whatever is nested in it.
 _WITH_PROCESSES: Final = ("protect", "open")
