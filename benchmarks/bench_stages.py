@@ -43,7 +43,7 @@ pytestmark = [pytest.mark.benchmark(timer=time.process_time), pytest.mark.timeou
 
 def rounds_for(size: int, n: int) -> int:
     """Fewer where a round is long, for each gives three sites' figures."""
-    return 1 if n >= 100 or size > 4_000_000 else 2 if n >= 30 else 3
+    return 1 if n >= 100 or size * n > 20_000_000 else 2 if n >= 30 else 3
 
 
 @pytest.mark.parametrize(("size", "n"), of_profile(QUICK, FULL))
