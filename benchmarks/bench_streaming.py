@@ -14,10 +14,13 @@ from benchmarks.figures import tell
 from benchmarks.profile import of_profile
 from benchmarks.records import Record
 from secagg.schemes import SCHEMES
+from secagg.session import SHARED_KEY
 from tests.sim import site_name
 
 SITES, SIZE, BITS = 3, 40_000_000, 8
 MOST_BYTES = 1e9
+# The roles replay their round from a seed, which a key that sites share does not come from.
+REPLAYED = sorted(name for name, scheme in SCHEMES.items() if SHARED_KEY not in scheme.needs)
 ROOT = Path(__file__).resolve().parents[1]
 ROLES = {"masking": "site", "answering the check": "site", "server": "server", "opening": "open", "audit": "whole"}
 
@@ -46,7 +49,7 @@ def beyond_input(said: str) -> int:
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("size", of_profile([SIZE], [1_000_000, 4_000_000, SIZE]))
-@pytest.mark.parametrize("scheme", sorted(SCHEMES))
+@pytest.mark.parametrize("scheme", REPLAYED)
 def test_no_role_takes_a_gigabyte_beyond_its_input(
     benchmark: BenchmarkFixture, tmp_path: Path, scheme: str, size: int
 ) -> None:

@@ -7,6 +7,8 @@ an int64 each.
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
@@ -32,16 +34,22 @@ def replies_of(bits: int, sites: int, weight_cap: int, size: int) -> list[Packet
     The other sites run the same round over 1,000 values, so the replies that hold no vector, which do not depend on
     the number of values, come from there.
     """
-    small = SessionRound(sites, 1000, bits, weight_cap).until("mask")
-    for site in small.names:
-        small.clients[site] = small.give(site, update_of(1000, weight=weight_cap))
-    small.until("done")
+    small = small_round(bits, sites, weight_cap)
     large = SessionRound(sites, size, bits, weight_cap).until("mask")
     site = large.middle
     vector = large.give(site, update_of(size, weight=weight_cap)).handle(large.server.requests()[site])
     replies = small.replies[site]
     assert len(replies) == 6 and len(replies[2].head) == len(vector.head)
     return [*replies[:2], vector, *replies[3:]]
+
+
+@cache
+def small_round(bits: int, sites: int, weight_cap: int) -> SessionRound:
+    """A whole round over 1,000 values."""
+    small = SessionRound(sites, 1000, bits, weight_cap).until("mask")
+    for site in small.names:
+        small.clients[site] = small.give(site, update_of(1000, weight=weight_cap))
+    return small.until("done")
 
 
 @pytest.mark.timeout(900)

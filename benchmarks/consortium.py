@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -25,7 +26,7 @@ def update_of(size: int, seed: int = 0, weight: int = 1) -> Update:
 
 
 class SessionRound:
-    """One attempt of n sites that hold no update yet; the same arguments give the same keys and messages."""
+    """One attempt of n sites; the same arguments give the same keys and messages."""
 
     def __init__(
         self,
@@ -35,8 +36,12 @@ class SessionRound:
         weight_cap: int = 1,
         archive: Archive | None = None,
         scheme: str = "masked",
+        updates: Sequence[Update] | None = None,
     ) -> None:
-        """archive: where the server keeps the sites' vectors; in memory if it is not given."""
+        """archive: where the server keeps the sites' vectors; in memory if it is not given.
+
+        updates: of the sites, in order of their names; without them `give` has to bring each site its own in time.
+        """
         self.archive = archive or InMemory()
         self.consortium = _consortium(n)
         self.scheme: Scheme = scheme_named(scheme)
@@ -47,8 +52,9 @@ class SessionRound:
         self.server = self.scheme.server(self.context, self.consortium.server_keys, self.archive)
         self.clients: dict[str, ClientSession] = {}
         self.replies: dict[str, list[Packet]] = {name: [] for name in self.names}
-        for name in self.names:
-            self.start(name, None)
+        for name, update in zip(self.names, updates or [None] * n, strict=True):
+            keys, dice = self.consortium.keys[name], Dice((name, "round"))
+            self.clients[name] = self.scheme.client(self.site_context, keys, POLICY, update, dice)  # type: ignore[arg-type]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -59,11 +65,6 @@ class SessionRound:
     def middle(self) -> str:
         """The site that adds as many pair masks as it subtracts."""
         return self.names[len(self.names) // 2]
-
-    def start(self, name: str, update: Update | None) -> None:
-        """A fresh session of the site, which has to be given an update before it sends its vector."""
-        keys, dice = self.consortium.keys[name], Dice((name, "round"))
-        self.clients[name] = self.scheme.client(self.site_context, keys, POLICY, update, dice)  # type: ignore[arg-type]
 
     def until(self, phase: str) -> SessionRound:
         """Drives the round to the beginning of a phase; every site answers."""
@@ -87,6 +88,11 @@ class SessionRound:
         blob = self.clients[site].to_bytes() if state is None else state
         keys = self.consortium.keys[site]
         return self.scheme.restore(self.site_context, keys, POLICY, blob, update, os.urandom, sent)
+
+    def opening(self, site: str, state: bytes | None = None) -> bytes:
+        """What opens the aggregate, from a site's state: its session's, if it is not given."""
+        saved = self.clients[site].to_bytes() if state is None else state
+        return self.scheme.opening(self.site_context, self.consortium.keys[site], saved)
 
 
 @cache

@@ -80,7 +80,7 @@ def open_sum(folder: Path, round_: SessionRound) -> int:
     """The mean, after all checks; gives the bytes of the sum, its input."""
     aggregate = _load(folder, "aggregate")
     state = (folder / f"{round_.middle}.state").read_bytes()
-    mean = round_.scheme.open(round_.site_context, aggregate, round_.scheme.opening(round_.site_context, state))
+    mean = round_.scheme.open(round_.site_context, aggregate, round_.opening(round_.middle, state))
     assert abs(float(mean.values.mean())) < 1e-4
     return 0 if aggregate.words is None else aggregate.words.nbytes
 
