@@ -25,7 +25,7 @@ def load_policy(path: Path) -> Policy:
     """The policy in the file, the default where there is none. Raises PolicyError.
 
     Keys: schemes (texts), least_survivors, least_threshold, largest_weight, largest_rounds (integers from 1),
-    least_colluders (from 0), base_models (64 hexadecimal digits each), whole_roster (true or false).
+    least_colluders (from 0), base_models (64 hexadecimal digits each), whole_roster, server_reads_sum (true or false).
     """
     if not path.exists():
         return Policy()
@@ -45,7 +45,7 @@ def _value(path: Path, name: str, value: Any) -> Any:
         if type(value) is int and value >= 0:
             return value
         raise PolicyError(f"{path}: {name} is not an integer from 0", _WHERE)
-    if name == "whole_roster":
+    if name in ("whole_roster", "server_reads_sum"):
         if type(value) is bool:
             return value
         raise PolicyError(f"{path}: {name} is neither true nor false", _WHERE)

@@ -195,6 +195,7 @@ class Site:
 
     def _require_acceptable(self, manifest: Manifest) -> None:
         self._policy.check(manifest)
+        scheme_named(manifest.scheme).require(manifest, self._keys)
         examples_per_weight(manifest)
         if manifest.roster != self._roster.digest():
             raise Refused("the manifest names another roster")
@@ -279,7 +280,7 @@ class Site:
         """
         header, scheme, store = context.header, scheme_named(session.manifest.scheme), session.store
         state = store.client(header.round, header.attempt)
-        own = b"" if state is None else scheme.opening(context, state)
+        own = scheme.opening(context, self._keys, state)
         try:
             return scheme.open(context, aggregate, own), own
         except Sealed:

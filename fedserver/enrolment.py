@@ -119,7 +119,7 @@ class Enrolment:
             COMPLETE_GRAPH,
             QuantizerParams(plan.bits, lanes, plan.weight_cap, int(plan.rotate), math.ceil(plan.clip_norm * 2**20)),
             first_range_of(plan), layout.size, layout.digest(), card.base_model, card.tokenizer,
-            card.lora_config, card.initial_adapter, MEAN_OF_FACTORS, plan.rounds, self._server_key, settings,
+            card.lora_config, card.initial_adapter, MEAN_OF_FACTORS, plan.rounds, self._server_key, settings, (),
         )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Annotated, Final
 
@@ -20,11 +21,12 @@ MEAN_OF_FACTORS: Final = 1  # the aggregation rule "fedit": A and B are averaged
 MAX_SIZE: Final = 1 << 29  # values; at least two share a word, and a message carries 2^28 words at most
 MAX_ROUNDS: Final = 100_000
 MAX_RANGE_Q40: Final = 1 << 52
+SERVER_READS_SUM: Final = "server-reads-sum"  # the option of a scheme whose server would not, unless it is "yes"
 
 
 @dataclass(frozen=True, slots=True)
 class Setting(Struct):
-    """One training option that all sites share; its meaning is the training code's."""
+    """One option that all sites share; its meaning is the training code's, or the scheme's."""
 
     name: Annotated[str, Length(1, 64)]
     value: Annotated[str, Length(0, 512)]
@@ -63,6 +65,7 @@ class Manifest(Struct):
     rounds: Annotated[int, Range(1, MAX_ROUNDS)]
     server_key: Key32
     settings: Annotated[tuple[Setting, ...], Items(0, 64, by="name")]
+    options: Annotated[tuple[Setting, ...], Items(0, 16, by="name")]  # their meaning is the scheme's
 
     def __post_init__(self) -> None:
         Struct.__post_init__(self)
@@ -92,6 +95,16 @@ class Manifest(Struct):
             if each.name == name:
                 return each.value
         raise Malformed(f"the manifest lacks the setting {name}")
+
+    def require_options(self, known: Set[str]) -> None:
+        """Raises Refused for an option of the scheme that is none of these."""
+        for each in self.options:
+            if each.name not in known:
+                raise Refused(f"scheme {self.scheme} has no option {each.name}")
+
+    def option(self, name: str) -> str:
+        """The value of an option of the scheme; empty if the manifest does not give it."""
+        return next((each.value for each in self.options if each.name == name), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +170,7 @@ class Policy:
 
     base_models: digests it will train; empty accepts any that its operator's options let it load.
     whole_roster: every site of the roster whose entry is current takes part; the caller checks it.
+    server_reads_sum: whether a scheme that hides each round's sum from the server may be told to show it.
     """
 
     schemes: tuple[str, ...] = ("masked", "ckks")
@@ -167,6 +181,7 @@ class Policy:
     largest_rounds: int = 1000
     base_models: tuple[bytes, ...] = ()
     whole_roster: bool = True
+    server_reads_sum: bool = False
 
     def check(self, manifest: Manifest) -> None:
         """Raises Refused, naming the rule, unless the manifest satisfies every one."""
@@ -187,6 +202,9 @@ class Policy:
             f"{manifest.rounds} rounds are more than {self.largest_rounds}": (manifest.rounds <= self.largest_rounds),
             "the base model is not one of those allowed": (
                 not self.base_models or manifest.base_model in self.base_models
+            ),
+            "the server would read each round's sum": (
+                self.server_reads_sum or manifest.option(SERVER_READS_SUM) != "yes"
             ),
         }
         for broken in (rule for rule, holds in rules.items() if not holds):

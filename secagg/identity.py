@@ -29,11 +29,23 @@ def public_bytes(key: Ed25519PrivateKey) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedKey:
+    """A secret that all sites of a consortium hold and its server does not."""
+
+    name: bytes  # 32 bytes: digest of the public half
+    secret: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class SiteKeys:
-    """A site's long-term private identity. Printing it shows the name and fingerprint only."""
+    """A site's private keys. Printing them shows the name and fingerprint only.
+
+    shared: keys that some schemes need besides.
+    """
 
     site: str
     identity: Ed25519PrivateKey = field(repr=False)
+    shared: tuple[SharedKey, ...] = field(default=(), repr=False)
 
     def __repr__(self) -> str:
         return f"SiteKeys(site={self.site!r}, fingerprint={fingerprint(self.public)[:9]!r}...)"
@@ -42,6 +54,13 @@ class SiteKeys:
     def public(self) -> bytes:
         """The 32-byte identity key."""
         return public_bytes(self.identity)
+
+    def shared_key(self, name: bytes) -> SharedKey:
+        """The shared key of this name. Raises Refused if the site does not hold it."""
+        for key in self.shared:
+            if key.name == name:
+                return key
+        raise Refused(f"this site does not hold the shared key {name.hex()[:16]}")
 
     def sign(self, label: bytes, *parts: bytes) -> bytes:
         """The site's signature over label || parts."""

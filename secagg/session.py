@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from secagg.errors import Misuse, SecAggError
 
 if TYPE_CHECKING:
-    from secagg.config import Policy, RoundContext, RoundHeader
+    from secagg.config import Manifest, Policy, RoundContext, RoundHeader
     from secagg.identity import ServerKeys, SiteKeys
 
 Words = NDArray[np.uint64]
 Rng = Callable[[int], bytes]  # n -> n bytes from the operating system
+IDENTITY: Final = "identity"  # kinds of keys that a scheme may need: each site's own,
+SHARED_KEY: Final = "shared-key"  # and one that the sites share and the server lacks
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +205,11 @@ class Scheme(Protocol):
 
     name: str
     needs: frozenset[str]  # kinds of keys that provisioning must have made
+    options: frozenset[str]  # the manifest's options that it knows
+    caution: str  # what the other schemes protect and this one does not, for whoever agrees to it; empty if nothing
+
+    def require(self, manifest: Manifest, keys: SiteKeys) -> None:
+        """Checks what a site must find in a manifest besides what its policy says. Raises Refused."""
 
     def client(self, context: RoundContext, keys: SiteKeys, policy: Policy, update: Update, rng: Rng) -> ClientSession:
         """A fresh session. Raises Refused if the policy forbids the manifest, Misuse for a wrong update."""
@@ -228,10 +235,11 @@ class Scheme(Protocol):
     def resume(self, context: RoundContext, keys: ServerKeys, archive: Archive, blob: bytes) -> ServerSession:
         """The session whose `to_bytes` gave `blob`, in its last phase. Raises Malformed if they do not fit."""
 
-    def opening(self, context: RoundContext, state: bytes) -> bytes:
-        """What `open` needs besides the aggregate, from the last `to_bytes` of a session that has sent its vector.
+    def opening(self, context: RoundContext, keys: SiteKeys, state: bytes | None) -> bytes:
+        """What `open` needs besides the aggregate; empty if nothing is needed, or this site does not have it.
 
-        Secret from the server, known to every site that took part; empty if nothing is needed. Raises Malformed.
+        state: the last `to_bytes` of this site's session, if it took part. The result is secret from the server, and
+        may be lent to every site of the session. Raises Malformed or Refused.
         """
 
     def open(self, context: RoundContext, aggregate: Packet, opening: bytes = b"") -> Mean:

@@ -77,7 +77,7 @@ class Consortium:
             "first_range_q40": 1 << 40, "size": size, "layout": layout.digest(), "base_model": dice(32),
             "tokenizer": dice(32), "lora_config": dice(32),
             "initial_adapter": adapter_digest(layout, np.zeros(size, np.float32)), "rule": 1, "rounds": 10,
-            "server_key": self.server_keys.public, "settings": (),
+            "server_key": self.server_keys.public, "settings": (), "options": (),
         }  # fmt: skip
         return Manifest(**{**fields, **changes})
 
@@ -194,8 +194,11 @@ class Round:
     def mean(self, aggregate: Aggregate, site: str = "") -> Mean:
         """What a site opens: the first survivor, if no other is named."""
         state = self.clients[site or aggregate.contributors[-1]].to_bytes()
-        opening = self.scheme.opening(self.site_context, state)
-        return self.scheme.open(self.site_context, aggregate.payload, opening)
+        return self.scheme.open(self.site_context, aggregate.payload, self.opening(state, site))
+
+    def opening(self, state: bytes, site: str = "") -> bytes:
+        """What opens the aggregate, from a site's state."""
+        return self.scheme.opening(self.site_context, self.consortium.keys[site or self.consortium.names[0]], state)
 
 
 def federation(n: int, size: int = 40, **options: Any) -> Round:

@@ -7,17 +7,23 @@ from secagg.ckks.opening import open_aggregate
 from secagg.ckks.payload import KeyAndCiphertext
 from secagg.ckks.server import CkksServer
 from secagg.ckks.states import Opening
-from secagg.config import Policy, RoundContext, RoundHeader
+from secagg.config import Manifest, Policy, RoundContext, RoundHeader
 from secagg.identity import ServerKeys, SiteKeys
 from secagg.masked.audit import audit_aggregate, header_of
-from secagg.session import Archive, Audit, Mean, Packet, Rng, Update, Words
+from secagg.session import IDENTITY, Archive, Audit, Mean, Packet, Rng, Update, Words
 
 
 class CkksScheme:
     """CKKS under one-time keys whose sum goes through masked mode, blind to the server; only sites open the sum."""
 
     name = "ckks"
-    needs = frozenset({"identity"})
+    needs = frozenset({IDENTITY})
+    options = frozenset[str]()
+    caution = ""
+
+    def require(self, manifest: Manifest, keys: SiteKeys) -> None:
+        """Its identity is all that a site needs. Raises Refused for an option."""
+        manifest.require_options(self.options)
 
     def client(self, context: RoundContext, keys: SiteKeys, policy: Policy, update: Update, rng: Rng) -> CkksClient:
         """A fresh session. Raises Refused or Misuse."""
@@ -52,9 +58,9 @@ class CkksScheme:
         """What the vectors and ciphertexts say of the sum; it takes no opening. Raises Malformed or by blame."""
         return audit_aggregate(context, aggregate, archive, KeyAndCiphertext(context))
 
-    def opening(self, context: RoundContext, state: bytes) -> bytes:
+    def opening(self, context: RoundContext, keys: SiteKeys, state: bytes | None) -> bytes:
         """The blind seeds of the round's sites. Raises Malformed."""
-        return Opening(read_state(context, state).seeds).encode()
+        return b"" if state is None else Opening(read_state(context, state).seeds).encode()
 
     def open(self, context: RoundContext, aggregate: Packet, opening: bytes = b"") -> Mean:
         """The mean, for who has the survivors' blind seeds; Sealed without them, once the sum is found to be theirs."""

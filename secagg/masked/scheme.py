@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from secagg.config import Policy, RoundContext, RoundHeader
+from secagg.config import Manifest, Policy, RoundContext, RoundHeader
 from secagg.identity import ServerKeys, SiteKeys
 from secagg.masked.audit import audit_aggregate, header_of
 from secagg.masked.client import MaskedClient
@@ -10,14 +10,20 @@ from secagg.masked.opening import open_aggregate
 from secagg.masked.params import NAME
 from secagg.masked.server import MaskedServer
 from secagg.masked.states import Fresh
-from secagg.session import Archive, Audit, Mean, Packet, Rng, Update, Words
+from secagg.session import IDENTITY, Archive, Audit, Mean, Packet, Rng, Update, Words
 
 
 class MaskedScheme:
     """Pairwise masks after Bonawitz et al. 2017, with a consistency quorum; the server reads the sum."""
 
     name = NAME
-    needs = frozenset({"identity"})
+    needs = frozenset({IDENTITY})
+    options = frozenset[str]()
+    caution = ""
+
+    def require(self, manifest: Manifest, keys: SiteKeys) -> None:
+        """Its identity is all that a site needs. Raises Refused for an option."""
+        manifest.require_options(self.options)
 
     def client(self, context: RoundContext, keys: SiteKeys, policy: Policy, update: Update, rng: Rng) -> MaskedClient:
         """A fresh session. Raises Refused or Misuse."""
@@ -44,7 +50,7 @@ class MaskedScheme:
         """The session at the check of the sum. Raises Malformed."""
         return MaskedServer.resumed(context, keys, archive, blob)
 
-    def opening(self, context: RoundContext, state: bytes) -> bytes:
+    def opening(self, context: RoundContext, keys: SiteKeys, state: bytes | None) -> bytes:
         """Nothing is needed."""
         return b""
 

@@ -197,7 +197,7 @@ def test_a_site_that_deals_too_few_blind_boxes_is_dropped() -> None:
 def test_without_an_opening_or_with_one_that_lacks_a_survivor_the_sum_stays_sealed() -> None:
     round_ = scene("advertise")
     aggregate = round_.run().payload
-    whole = Opening.decode(round_.scheme.opening(round_.site_context, round_.clients[ME].to_bytes()))
+    whole = Opening.decode(round_.opening(round_.clients[ME].to_bytes()))
     assert round_.scheme.open(round_.site_context, aggregate, whole.encode()).contributors == round_.consortium.names
     lacking = Opening(without(whole.seeds, PEER))
     for opening, rule in ((b"", "lacks a survivor's blind seed"), (lacking.encode(), "lacks a survivor's blind seed")):
@@ -208,6 +208,7 @@ def test_without_an_opening_or_with_one_that_lacks_a_survivor_the_sum_stays_seal
 def test_the_state_of_another_attempt_gives_no_opening() -> None:
     round_ = scene("consent")
     state = round_.clients[ME].to_bytes()
-    assert round_.scheme.opening(round_.site_context, state)
+    assert round_.opening(state)
+    other = replace(round_.consortium.context(round_.context.manifest, attempt=2), cohort=())
     with pytest.raises(Malformed, match="another attempt"):
-        round_.scheme.opening(replace(round_.consortium.context(round_.context.manifest, attempt=2), cohort=()), state)
+        round_.scheme.opening(other, round_.consortium.keys[ME], state)

@@ -95,9 +95,9 @@ def test_the_opening_of_another_attempt_round_or_session_opens_nothing() -> None
     ]
     for other in others:
         other.until("consent")
-        refused(other.scheme.opening(other.site_context, other.clients[PEER].to_bytes()), FaultyServer, "zero at every")
+        refused(other.opening(other.clients[PEER].to_bytes()), FaultyServer, "zero at every")
         with pytest.raises(Malformed, match="another attempt"):
-            round_.scheme.opening(round_.site_context, other.clients[PEER].to_bytes())
+            round_.opening(other.clients[PEER].to_bytes())
         with pytest.raises(Malformed, match="another attempt"):
             read_state(round_.site_context, other.clients[PEER].to_bytes())
 

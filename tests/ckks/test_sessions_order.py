@@ -159,7 +159,7 @@ def test_the_openings_of_every_stage_open_the_round_once_the_vector_has_left(his
     round_, saved, _ = history
     aggregate = round_.server.result().payload
     for stage, blob in enumerate(saved):
-        opening = round_.scheme.opening(round_.site_context, blob)
+        opening = round_.opening(blob)
         if stage < STAGES.index("masked"):
             with pytest.raises(Sealed):
                 round_.scheme.open(round_.site_context, aggregate, opening)

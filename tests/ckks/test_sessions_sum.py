@@ -38,7 +38,7 @@ def refused(packet: Packet, rule: str, error: type[SecAggError] = FaultyServer) 
     round_, record, _ = finished()
     for site in [each.site for each in record.vectors]:
         state = round_.clients[site].to_bytes()
-        opening = round_.scheme.opening(round_.site_context, state)
+        opening = round_.opening(state)
         with pytest.raises(error, match=rule) as caught:
             round_.scheme.open(round_.site_context, packet, opening)
         assert type(caught.value) is error
@@ -150,7 +150,7 @@ def test_a_server_that_alters_the_sum_is_refused_by_every_site(lie: str, silent:
 def test_the_true_sum_is_opened_whoever_is_silent(silent: tuple[str, ...]) -> None:
     round_, record, words = finished()
     packet = published(round_, record, words, silent)
-    opening = round_.scheme.opening(round_.site_context, round_.clients["site-03"].to_bytes())
+    opening = round_.opening(round_.clients["site-03"].to_bytes())
     mean = round_.scheme.open(round_.site_context, packet, opening)
     assert len(mean.contributors) == 6
     assert mean.transcript == record.transcript()
@@ -164,7 +164,7 @@ def test_any_word_and_any_residue_altered_by_any_amount_is_refused(data: st.Data
     for at in data.draw(st.sets(st.integers(0, words.size - 1), min_size=1, max_size=5)):
         altered[at : at + 1] += np.uint64(data.draw(st.integers(1, 2**64 - 1)))
     assert not np.array_equal(altered[:count], words[:count]) or not np.array_equal(altered[count:], words[count:])
-    opening = round_.scheme.opening(round_.site_context, round_.clients["site-03"].to_bytes())
+    opening = round_.opening(round_.clients["site-03"].to_bytes())
     with pytest.raises(FaultyServer, match=NOT_THEIRS):
         round_.scheme.open(round_.site_context, published(round_, record, altered), opening)
 
@@ -197,7 +197,7 @@ def test_a_number_behind_the_last_residue_is_refused() -> None:
     assert done.payload.words is not None
     record, words = MaskedAggregate.decode(done.payload.head).record, done.payload.words.copy()
     words[-1] += np.uint64(1 << 32)
-    opening = round_.scheme.opening(round_.site_context, round_.clients["site-03"].to_bytes())
+    opening = round_.opening(round_.clients["site-03"].to_bytes())
     with pytest.raises(Malformed, match="bytes behind its end"):
         round_.scheme.open(round_.site_context, published(round_, record, words), opening)
 

@@ -122,6 +122,22 @@ def test_a_setting_is_found_by_name_or_missing() -> None:
         MANIFEST.setting("steps")
 
 
+def test_an_option_is_found_by_name_and_must_be_one_that_the_scheme_knows() -> None:
+    manifest = CONSORTIUM.manifest(10, options=(Setting("colour", "red"), Setting("server-reads-sum", "yes")))
+    assert (manifest.option("colour"), manifest.option("shape")) == ("red", "")
+    manifest.require_options({"colour", "server-reads-sum", "shape"})
+    with pytest.raises(Refused, match="scheme masked has no option server-reads-sum"):
+        manifest.require_options({"colour"})
+
+
+def test_a_site_agrees_by_name_to_a_server_that_reads_the_sum() -> None:
+    manifest = CONSORTIUM.manifest(10, options=(Setting("server-reads-sum", "yes"),))
+    with pytest.raises(Refused, match="policy: the server would read each round's sum"):
+        Policy().check(manifest)
+    Policy(server_reads_sum=True).check(manifest)
+    Policy().check(CONSORTIUM.manifest(10))
+
+
 def test_a_sites_point_is_its_place_on_the_roster() -> None:
     consortium = Consortium(4)
     points = consortium.context(consortium.manifest(8)).points

@@ -8,7 +8,16 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from secagg.errors import Malformed, Refused
-from secagg.identity import Roster, RosterEntry, ServerKeys, SiteKeys, fingerprint, public_bytes, sign_roster
+from secagg.identity import (
+    Roster,
+    RosterEntry,
+    ServerKeys,
+    SharedKey,
+    SiteKeys,
+    fingerprint,
+    public_bytes,
+    sign_roster,
+)
 from tests.sim import Consortium, Dice
 
 CONSORTIUM = Consortium(4)
@@ -76,6 +85,15 @@ def test_two_sites_cannot_share_a_key_and_a_revoked_key_cannot_return() -> None:
         replace(ROSTER, revoked=(ENTRY.identity_key,))
     with pytest.raises(Malformed, match="ascending"):
         replace(ROSTER, sites=(ENTRY, ENTRY))
+
+
+def test_a_shared_key_is_found_by_name_and_is_not_printed() -> None:
+    first, second = SharedKey(Dice("first")(32), b"one secret"), SharedKey(Dice("second")(32), b"another secret")
+    keys = SiteKeys(ENTRY.site, CONSORTIUM.root, (first, second))
+    assert keys.shared_key(second.name) is second
+    with pytest.raises(Refused, match="does not hold the shared key 0000"):
+        keys.shared_key(bytes(32))
+    assert "secret" not in f"{keys!r} {first!r}"
 
 
 def test_a_site_is_what_its_entry_says() -> None:

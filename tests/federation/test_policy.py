@@ -67,6 +67,7 @@ def test_every_rule_can_be_set(tmp_path: Path) -> None:
         "largest_rounds": ("20", 20),
         "base_models": (f'["{DIGEST}"]', (bytes.fromhex(DIGEST),)),
         "whole_roster": ("false", False),
+        "server_reads_sum": ("true", True),
     }
     assert set(rules) == {field.name for field in fields(Policy)}
     file = tmp_path / POLICY_FILE
@@ -81,6 +82,7 @@ def test_every_rule_can_be_set(tmp_path: Path) -> None:
         ("largest_weight = true", "largest_weight is not an integer from 1"),
         ("least_colluders = -1", "least_colluders is not an integer from 0"),
         ("whole_roster = 1", "whole_roster is neither true nor false"),
+        ("server_reads_sum = 0", "server_reads_sum is neither true nor false"),
         ('schemes = "masked"', "schemes is not a list of texts"),
         ("base_models = [1]", "base_models is not a list of texts"),
         ('base_models = ["ab"]', "64 hexadecimal digits"),

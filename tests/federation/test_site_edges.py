@@ -13,7 +13,7 @@ import pytest
 from fedclient.site import CLOCK_SKEW_S, MAX_VALUE, Site, UpdateError, require_shareable
 from fedclient.store import SessionStore
 from secagg.chain import Position
-from secagg.config import Manifest, Policy
+from secagg.config import Manifest, Policy, Setting
 from secagg.enrol import AttemptRef, Hello, Here, RoundStart, require_from
 from secagg.errors import Refused
 from secagg.labels import SIGN_ROUND_OPEN
@@ -73,6 +73,16 @@ def test_a_session_without_the_site_or_with_a_stranger_is_not_its_own(bench: Ben
             with pytest.raises(Refused, match=says):
                 bench.link.members[ME].handle("consent", [Packet(over(manifest, *sites).encode())])
             assert bench.state(ME) == {}
+
+    asked_for_consent(bench, ask)
+
+
+def test_a_site_agrees_to_no_option_that_the_scheme_does_not_know(bench: Bench) -> None:
+    def ask(manifest: Manifest) -> None:
+        strange = replace(manifest, options=(Setting("colour", "red"),))
+        with pytest.raises(Refused, match="has no option colour"):
+            bench.link.members[ME].handle("consent", [Packet(strange.encode())])
+        assert bench.state(ME) == {}
 
     asked_for_consent(bench, ask)
 

@@ -130,7 +130,7 @@ class Session:
             tokenizer=drawn("tokenizer"), lora_config=drawn("lora config"),
             initial_adapter=adapter_digest(self.layout, self.initial), rule=1, rounds=3,
             server_key=self.server_keys.public,
-            settings=(Setting("examples_per_weight", "10"), Setting("model", "vectors")),
+            settings=(Setting("examples_per_weight", "10"), Setting("model", "vectors")), options=(),
         )  # fmt: skip
 
     def context(self, attempt: int = 1, position: Position | None = None) -> RoundContext:

@@ -95,7 +95,8 @@ Manifest 2: version int 1; suite int 1; scheme name; nonce bytes 32; roster byte
  colluders int 0..100; dropouts int 0..100; threshold int 1..100; quorum int 1..100; least_survivors int 3..100;\
  graph int 1; quantizer QuantizerParams; first_range_q40 int 1..2^52; size int 1..2^29; layout bytes 32;\
  base_model bytes 32; tokenizer bytes 32; lora_config bytes 32; initial_adapter bytes 32; rule int 1;\
- rounds int 1..100000; server_key bytes 32; settings 0..64 of Setting, ascending by name
+ rounds int 1..100000; server_key bytes 32; settings 0..64 of Setting, ascending by name;\
+ options 0..16 of Setting, ascending by name
 RoundHeader 3: suite int 1; session bytes 32; round int 1..100000; attempt int 1..1000; scheme name; roster bytes 32;\
  adapter bytes 32; previous bytes 32; graph bytes 32; range_q40 int 1..2^52
 Position 4: session bytes 32; round int 0..100000; adapter bytes 32; transcript bytes 32; range_q40 int 1..2^52
@@ -961,6 +962,7 @@ class Policy:
     largest_rounds: int = 1000
     base_models: Sequence[bytes] | None = None
     whole_roster: bool = True
+    server_reads_sum: bool = False
 
     def check(self, manifest: Struct) -> None:
         """All rules but the one that needs a clock."""
@@ -971,6 +973,8 @@ class Policy:
         need(manifest.quantizer.weight_cap <= self.largest_weight, Refused, "too large a weight")
         need(manifest.rounds <= self.largest_rounds, Refused, "too many rounds")
         need(self.base_models is None or manifest.base_model in self.base_models, Refused, "an unlisted base model")
+        shown = any(option.name == "server-reads-sum" and option.value == "yes" for option in manifest.options)
+        need(self.server_reads_sum or not shown, Refused, "the server would read the sum")
 
     def check_roster(self, manifest: Struct, roster: Struct, now: int) -> None:
         current = {e.site for e in roster.sites if now + TWO_DAYS < e.expires}
@@ -995,6 +999,7 @@ def consent(
     """A site's answer to a Manifest; agreed: nonce -> session of every session before (spec §7.4, §16.1)."""
     manifest = decode("Manifest", encoded)
     policy.check(manifest)
+    need(not manifest.options, Refused, "an option that masked mode does not define")
     policy.check_roster(manifest, roster, now)
     need(manifest.roster == roster_digest(roster), Refused, "another roster")
     entries = by_site(roster.sites)
