@@ -28,8 +28,9 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-OBJECT_CALLS: Final = ("push-messages", "pull-messages", "push-object", "pull-object", "confirm-message-received")
-UNARY: Final = frozenset(f"/v1/{side}/{call}" for side in ("fleet", "runtime") for call in OBJECT_CALLS)
+_SHARED: Final = ("push-messages", "pull-messages", "push-object", "pull-object", "confirm-message-received")
+_BESIDE: Final = ("/v1/fleet/send-node-heartbeat", "/v1/runtime/get-nodes", "/v1/runtime/acquire-task")
+UNARY: Final = frozenset(f"/v1/{side}/{call}" for side in ("fleet", "runtime") for call in _SHARED) | {*_BESIDE}
 _with_tasks: Final = BaseHTTPMiddleware.__call__
 
 
