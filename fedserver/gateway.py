@@ -12,14 +12,15 @@ import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-import httpx
 import uvicorn
 
 from fedserver.traffic import Traffic
+from fedserver.upstream import Answer, Upstream, UpstreamFailed
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -41,7 +42,7 @@ MAX_BODY_BYTES: Final = 64 << 20  # one object: Flower cuts an Array into pieces
 BODY_S: Final = 120.0  # for a whole body, so that nobody holds a connection with a byte now and then
 MAX_CONNECTIONS: Final = 512
 KEEP_ALIVE_S: Final = 75
-UPSTREAM_TIMEOUT_S: Final = 120.0
+REQUEST_TIMEOUT: Final = 408
 START_S: Final = 15.0
 STOP_S: Final = 5.0
 HOP_BY_HOP: Final = frozenset(b"connection keep-alive proxy-authorization te trailer transfer-encoding upgrade".split())
@@ -75,17 +76,11 @@ class FleetOnly:
         max_body_bytes: int = MAX_BODY_BYTES,
         body_s: float = BODY_S,
     ) -> None:
-        self._upstream = upstream
+        self._upstream = Upstream(upstream, ssl.create_default_context(cafile=upstream_ca))
         self._traffic = traffic
         self._max_body_bytes, self._body_s = max_body_bytes, body_s
         self._polled: dict[bytes, int] = {}  # node key -> how often the server had pushed at its last poll
         self._held = 0
-        self._client = httpx.AsyncClient(
-            verify=ssl.create_default_context(cafile=upstream_ca),
-            timeout=UPSTREAM_TIMEOUT_S,
-            limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=64),
-            trust_env=False,
-        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one HTTP request."""
@@ -102,7 +97,7 @@ class FleetOnly:
         await receive()
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        await self._client.aclose()
+        await self._upstream.close()
         await send({"type": "lifespan.shutdown.complete"})
 
     def _refusal(self, scope: Scope) -> int | None:
@@ -155,23 +150,18 @@ class FleetOnly:
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> int | None:
         """Passes the request on; an HTTP status if there is nothing to pass back."""
         headers = [(name, value) for name, value in scope["headers"] if name not in NOT_FORWARDED]
-        url = self._upstream + scope["raw_path"].decode("ascii")
         body = self._body(receive) if scope["method"] == "POST" else None
         try:
-            request = self._client.build_request(scope["method"], url, headers=headers, content=body)
-            response = await self._client.send(request, stream=True)
+            answer = await self._upstream.send(scope["method"].encode(), scope["raw_path"], headers, body)
         except _TooLarge:
             return 413
         except _TooSlow:
-            return 408
+            return REQUEST_TIMEOUT
         except _Gone:
             return None
-        except httpx.TransportError:
+        except UpstreamFailed:
             return 503  # Flower's clients try again after 502, 503 and 504, and give up after 500
-        try:
-            await _pass_back(response, send)
-        finally:
-            await response.aclose()
+        await _pass_back(answer, send)
         return None
 
     async def _body(self, receive: Receive) -> AsyncIterator[bytes]:
@@ -302,18 +292,21 @@ async def _before(deadline: float, receive: Receive) -> MutableMapping[str, Any]
         raise _TooSlow from error
 
 
-async def _pass_back(response: httpx.Response, send: Send) -> None:
-    headers = [(name.lower(), value) for name, value in response.headers.raw]
-    kept = [(name, value) for name, value in headers if name not in NOT_RETURNED]
-    await send({"type": "http.response.start", "status": response.status_code, "headers": kept})
-    async for chunk in response.aiter_raw():
-        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-    await send({"type": "http.response.body", "body": b""})
+async def _pass_back(answer: Answer, send: Send) -> None:
+    kept = [(name, value) for name, value in answer.headers if name not in NOT_RETURNED]
+    await send({"type": "http.response.start", "status": answer.status, "headers": kept})
+    last = b""
+    async with aclosing(answer.pieces) as pieces:
+        async for piece in pieces:
+            if last:
+                await send({"type": "http.response.body", "body": last, "more_body": True})
+            last = piece
+    await send({"type": "http.response.body", "body": last})
 
 
 async def _answer(send: Send, status: int) -> None:
     headers = [(b"content-length", b"0")]
-    if status == httpx.codes.REQUEST_TIMEOUT:
+    if status == REQUEST_TIMEOUT:
         headers.append((b"connection", b"close"))  # else the rest of the body would be waited for
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": b""})
