@@ -5,20 +5,33 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from secagg.chain import Position
-from secagg.config import Manifest, Policy, RoundContext
+from secagg.ckks_shared.keys import new_shared_key
+from secagg.config import Manifest, Policy, RoundContext, Setting
 from secagg.errors import SecAggError
-from secagg.identity import Roster, RosterEntry, ServerKeys, SiteKeys, public_bytes, sign_roster
+from secagg.identity import Roster, RosterEntry, ServerKeys, SharedKey, SiteKeys, public_bytes, sign_roster
 from secagg.lanes import headroom
 from secagg.primitives.prg import Stream
 from secagg.quantize import QuantizerParams
 from secagg.schemes import SCHEMES, scheme_named
-from secagg.session import Aggregate, ClientSession, InMemory, Mean, Metrics, Packet, ServerSession, Update, Words
+from secagg.session import (
+    SHARED_KEY,
+    Aggregate,
+    ClientSession,
+    InMemory,
+    Mean,
+    Metrics,
+    Packet,
+    ServerSession,
+    Update,
+    Words,
+)
 from secagg.thresholds import plan
 from secagg.vector import Layout, adapter_digest
 
@@ -38,6 +51,12 @@ class Dice:
 def site_name(index: int) -> str:
     """'site-01', ..."""
     return f"site-{index:02d}"
+
+
+@cache
+def some_shared_key() -> SharedKey:
+    """A key for every consortium of this process whose scheme needs one: TenSEAL's, hence another one every time."""
+    return new_shared_key()
 
 
 @dataclass
@@ -63,7 +82,10 @@ class Consortium:
         self.roster = sign_roster(draft, self.root)
 
     def manifest(self, size: int, **changes: Any) -> Manifest:
-        """A session over all sites; keywords replace fields, `bits`, `weight_cap`, `rotate`, `dropouts`."""
+        """A session over all sites; keywords replace fields, `bits`, `weight_cap`, `rotate`, `dropouts`.
+
+        If its scheme needs a shared key, the sites have one from then on.
+        """
         dice = Dice(("manifest", self.seed))
         bits, cap = changes.pop("bits", 8), changes.pop("weight_cap", 1)
         numbers = plan(self.n, changes.pop("colluders", None), changes.pop("dropouts", None))
@@ -79,7 +101,14 @@ class Consortium:
             "initial_adapter": adapter_digest(layout, np.zeros(size, np.float32)), "rule": 1, "rounds": 10,
             "server_key": self.server_keys.public, "settings": (), "options": (),
         }  # fmt: skip
-        return Manifest(**{**fields, **changes})
+        return Manifest(**{**fields, **self._with_shared_key(changes.get("scheme", "masked")), **changes})
+
+    def _with_shared_key(self, scheme: str) -> dict[str, Any]:
+        if scheme not in SCHEMES or SHARED_KEY not in SCHEMES[scheme].needs:
+            return {}
+        key = some_shared_key()
+        self.keys = {name: replace(keys, shared=(key,)) for name, keys in self.keys.items()}
+        return {"options": (Setting("shared-key", key.name.hex()),)}
 
     def context(
         self,

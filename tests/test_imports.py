@@ -20,7 +20,8 @@ LEARNING = {"torch", "transformers", "peft"}
 SLOW_TO_LOAD = {"asyncio", "fastapi", "flwr", "grpc", "httpx", "numpy", "pydantic", "starlette", "tenseal", "uvicorn"}
 PRIVATE_KEY_CODE = "keys.store"
 SHARED = tuple(
-    f"fedclient.{name}" for name in ("adapter_folder", "audit", "packets", "settings", "transcript", "verifying")
+    f"fedclient.{name}"
+    for name in ("adapter_folder", "audit", "packets", "settings", "timings", "transcript", "verifying")
 )
 DEMO_NUMBERS = "fedclient.demo"  # constants of the demo, for fedserver/demo.py alone
 
@@ -29,6 +30,10 @@ CORE_STDLIB = {
     "re", "typing",
 }  # fmt: skip
 CORE_THIRD_PARTY = {"numpy", "cryptography", "nacl", "cbor2"}
+PROCESSES = {  # what runs TenSEAL apart from everything else, and what it may use for that
+    "secagg/ckks_shared/worker.py": {"os", "resource", "signal", "tenseal"},
+    "secagg/ckks_shared/workers.py": {"atexit", "os", "subprocess", "sys", "threading"},
+}
 SCHEMES = {"masked", "ckks", "ckks_shared"}
 SCHEMES_MAY_USE = {"masked": set(), "ckks": {"masked"}, "ckks_shared": {"masked"}}
 LAYERS = [  # a module of secagg imports only from layers before its own, or from its own folder
@@ -110,7 +115,33 @@ def test_there_is_something_to_check() -> None:
 
 def test_the_core_imports_four_libraries_and_no_clock_file_socket_or_chance() -> None:
     allowed = CORE_STDLIB | CORE_THIRD_PARTY | {"secagg"}
-    assert [str(each) for each in imports("secagg") if top(each.module) not in allowed] == []
+    wrong = [
+        str(each)
+        for each in imports("secagg")
+        if top(each.module) not in allowed | PROCESSES.get(each.file.relative_to(ROOT).as_posix(), set())
+    ]
+    assert wrong == []
+
+
+def test_nothing_but_the_process_made_for_it_imports_tenseal() -> None:
+    found = [each for each in imports(*PACKAGES) if each.loads("tenseal", "secagg.ckks_shared.worker")]
+    assert {each.file.relative_to(ROOT).as_posix() for each in found} == {"secagg/ckks_shared/worker.py"}
+
+
+_LOAD_SCHEMES = """
+import sys
+import secagg.schemes
+print("\\n".join(sorted(sys.modules)))
+"""
+
+
+def test_a_process_that_loads_every_scheme_holds_no_tenseal() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _LOAD_SCHEMES], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert "secagg.ckks_shared.workers" in loaded
+    assert {name for name in loaded if top(name) == "tenseal"} == set()
 
 
 def test_the_core_opens_prints_and_draws_nothing() -> None:
@@ -189,7 +220,7 @@ def test_keys_know_neither_learning_nor_flower() -> None:
     assert [str(each) for each in imports("keys") if top(each.module) in LEARNING | {"flwr"}] == []
 
 
-def test_the_server_takes_packets_settings_transcript_audit_and_the_adapters_form_from_the_client_alone() -> None:
+def test_the_server_takes_forms_and_the_audit_from_the_client_alone() -> None:
     taken = [each for each in imports("fedserver") if top(each.module) == "fedclient"]
     wrong = {str(each) for each in taken if each.module not in SHARED and not _takes_only(each, SHARED)}
     assert wrong <= {f"fedserver/demo.py: {DEMO_NUMBERS}"}

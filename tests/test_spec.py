@@ -18,7 +18,11 @@ import keys.params
 import keys.public
 from secagg import chain, config, enrol, errors, identity, labels, lanes, tally, thresholds, wire
 from secagg.ckks import messages as ckks_messages
+from secagg.ckks import sampling
 from secagg.ckks import states as ckks_states
+from secagg.ckks.params import choose
+from secagg.ckks_shared import keys as shared_keys
+from secagg.ckks_shared import messages as shared_messages
 from secagg.initial import initial_adapter
 from secagg.lanes import pack
 from secagg.masked import messages, server, states
@@ -37,7 +41,10 @@ from tests.sim import Consortium, Dice, Round, plain_mean, random_update
 ROOT = Path(__file__).parent.parent
 SPEC = (ROOT / "protocol_spec.md").read_text(encoding="utf-8")
 PACKAGES = ("secagg", "keys", "fedclient", "fedserver", "benchmarks", "tests")
-MODULES = (chain, config, enrol, identity, quantize_params, messages, ckks_messages, ckks_states, keys.public)
+MODULES = (
+    chain, config, enrol, identity, quantize_params, messages, ckks_messages, ckks_states, shared_keys, shared_messages,
+    keys.public,
+)  # fmt: skip
 _HEADING = re.compile(r"^#{2,4} (?:Appendix )?(\d+(?:\.\d+)*|[A-Z])\b", re.MULTILINE)
 _CITATION = re.compile(r"spec §[\d., §-]*\d")
 _CAPTION = re.compile(r"^\*\*`(\w+)`\*\* \((.*)\)$", re.MULTILINE)
@@ -422,6 +429,22 @@ def known() -> list[str]:
         derive(h0, b"", labels.ROTATION, 48).hex(),
         packed.astype("<u8").tobytes().hex(),
         mean.astype("<f4").tobytes().hex(),
+        *known_of_ckks(h0),
+    ]
+
+
+def known_of_ckks(h0: bytes) -> list[str]:
+    """The rows of section 13."""
+    params, key = choose(8, 5, 1, 100_000), sampling.one_time_key(counting(64), 4096)
+    numbers = params.ring_size, len(params.primes), params.field_bits, params.fields, params.delta_bits
+    public = sampling.public_element(choose(8, 3, 1, 24), h0, 0)
+    update = sampling.update_digest(np.array([0.5, -0.25], np.float32), 1)
+    return [
+        ", ".join(map(str, numbers)),
+        sampling.hedged_seed(counting(32), h0, 3, update).hex(),
+        key[:8].tobytes().hex(),
+        b"".join(int(entry).to_bytes(3, "little") for entry in public[0, :4]).hex(),
+        ckks_messages.blind_commitment(h0, bytes([0, 0, 0, 3]), counting(32)).hex(),
     ]
 
 
@@ -515,12 +538,12 @@ def test_every_test_that_the_spec_points_to_exists() -> None:
 
 def test_every_claim_of_the_table_points_to_a_test() -> None:
     marks = dict(table(section("3.2"), "mark", "shown by"))
-    claims = table(section("3.2"), "adversary", "masked", "ckks", "with DP")
-    used = set(re.findall(r"\[([CK]\d+)\]", section("3.2")))
+    claims = table(section("3.2"), "adversary", "masked", "ckks", "ckks-shared", "with DP")
+    used = set(re.findall(r"\[([CKS]\d+)\]", section("3.2")))
     assert used == marks.keys()
     for adversary, *cells in claims:
         assert all(
-            cell == "reserved" or re.search(r"\[[CK]\d", cell) or "no test can show it" in cell for cell in cells
+            cell == "reserved" or re.search(r"\[[CKS]\d", cell) or "no test can show it" in cell for cell in cells
         ), adversary
     assert all("tests/" in tests for tests in marks.values())
 

@@ -14,7 +14,7 @@ from secagg.ckks.keys import key_sum, key_words
 from secagg.ckks.params import RingParams, choose
 from secagg.ckks.sampling import Residues, dither_seed, hedged_seed, one_time_key, residue_mask, update_digest
 from secagg.ckks.sums import ResidueSum
-from secagg.config import RoundContext
+from secagg.config import Manifest, RoundContext
 from secagg.errors import FaultyServer, Malformed, Misuse
 from secagg.labels import BLIND_PAD
 from secagg.masked.graph import place
@@ -36,7 +36,7 @@ class KeyAndCiphertext:
     def __init__(self, context: RoundContext, site: str = "", blind_seed: bytes = b"") -> None:
         """site, blind_seed: of the site that contributes; nobody else needs them. Raises Misuse."""
         manifest = context.manifest
-        self.params = ring_of(context)
+        self.params = ring_of(manifest)
         self._context, self._site, self._blind_seed = context, site, blind_seed
         self._quantizer = quantizer_of(context)
         self.words = self.params.key_words + ZEROS + len(WORDS)
@@ -123,9 +123,8 @@ class _CiphertextSum:
         return numbers.view("<u8").astype(np.uint64, copy=False)
 
 
-def ring_of(context: RoundContext) -> RingParams:
+def ring_of(manifest: Manifest) -> RingParams:
     """The ring of the session: every site derives it from the manifest. Raises Misuse."""
-    manifest = context.manifest
     return choose(manifest.quantizer.bits, len(manifest.sites), manifest.quantizer.weight_cap, manifest.size)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from secagg.ckks.client import CkksClient, read_state
 from secagg.ckks.opening import open_aggregate
-from secagg.ckks.payload import KeyAndCiphertext
+from secagg.ckks.payload import ZEROS, KeyAndCiphertext, ring_of
 from secagg.ckks.server import CkksServer
 from secagg.ckks.states import Opening
 from secagg.config import Manifest, Policy, RoundContext, RoundHeader
 from secagg.identity import ServerKeys, SiteKeys
 from secagg.masked.audit import audit_aggregate, header_of
 from secagg.session import IDENTITY, Archive, Audit, Mean, Packet, Rng, Update, Words
+from secagg.tally import WORDS
 
 
 class CkksScheme:
@@ -24,6 +25,11 @@ class CkksScheme:
     def require(self, manifest: Manifest, keys: SiteKeys) -> None:
         """Its identity is all that a site needs. Raises Refused for an option."""
         manifest.require_options(self.options)
+
+    def most_words(self, manifest: Manifest) -> int:
+        """The key's words, the checks', the tally's, and the ciphertext's."""
+        params = ring_of(manifest)
+        return params.key_words + ZEROS + len(WORDS) + params.words
 
     def client(self, context: RoundContext, keys: SiteKeys, policy: Policy, update: Update, rng: Rng) -> CkksClient:
         """A fresh session. Raises Refused or Misuse."""
