@@ -19,7 +19,9 @@ from typing import Any, Final, Self
 
 import uvicorn
 
+from fedclient.packets import OBJECTS_HEADER
 from fedserver.traffic import Traffic
+from fedserver.uploads import ANNOUNCEMENT, OBJECT, Uploads
 from fedserver.upstream import Answer, Upstream, UpstreamFailed
 
 Scope = MutableMapping[str, Any]
@@ -33,21 +35,26 @@ FLEET_CALLS: Final = (
     b"confirm-message-received get-run get-fab"
 ).split()
 METHOD_OF_PATH: Final = {b"/v1/fleet/" + call: "POST" for call in FLEET_CALLS} | {b"/health": "GET"}
-UPLOADS: Final = b"/v1/fleet/push-"
 POLL: Final = b"/v1/fleet/pull-messages"
 NODE_KEY: Final = b"flwr-public-key"
+OBJECTS: Final = OBJECTS_HEADER.encode("ascii")
 HOLD_S: Final = 1.0
 LOOK_S: Final = 0.005
 MAX_BODY_BYTES: Final = 64 << 20  # one object: Flower cuts an Array into pieces of 5 MiB
 BODY_S: Final = 120.0  # for a whole body, so that nobody holds a connection with a byte now and then
 MAX_CONNECTIONS: Final = 512
 KEEP_ALIVE_S: Final = 75
+OK: Final = 200
 REQUEST_TIMEOUT: Final = 408
 START_S: Final = 15.0
 STOP_S: Final = 5.0
 HOP_BY_HOP: Final = frozenset(b"connection keep-alive proxy-authorization te trailer transfer-encoding upgrade".split())
-NOT_FORWARDED: Final = HOP_BY_HOP | frozenset(
-    b"host expect cookie authorization forwarded x-forwarded-for x-forwarded-host x-forwarded-proto".split()
+NOT_FORWARDED: Final = (
+    HOP_BY_HOP
+    | frozenset(
+        b"host expect cookie authorization forwarded x-forwarded-for x-forwarded-host x-forwarded-proto".split()
+    )
+    | {OBJECTS}
 )
 NOT_RETURNED: Final = HOP_BY_HOP | {b"server", b"date"}
 
@@ -78,6 +85,7 @@ class FleetOnly:
     ) -> None:
         self._upstream = Upstream(upstream, ssl.create_default_context(cafile=upstream_ca))
         self._traffic = traffic
+        self._uploads = None if traffic is None else Uploads(traffic)
         self._max_body_bytes, self._body_s = max_body_bytes, body_s
         self._polled: dict[bytes, int] = {}  # node key -> how often the server had pushed at its last poll
         self._held = 0
@@ -113,21 +121,31 @@ class FleetOnly:
     async def _watch(self, scope: Scope, receive: Receive, send: Send) -> int | None:
         """Passes the request on; counts it if it uploads, holds it if it polls in vain."""
         path = scope["raw_path"]
-        if self._traffic is None:
-            return await self._forward(scope, receive, send)
-        if path == POLL:
+        if self._traffic is not None and path == POLL:
             return await self._poll(self._traffic, scope, receive, send)
-        if not path.startswith(UPLOADS):
-            return await self._forward(scope, receive, send)
-        self._traffic.begin_upload()
+        if self._uploads is not None and path in (ANNOUNCEMENT, OBJECT):
+            return await self._upload(self._uploads, scope, receive, send)
+        return await self._forward(scope, receive, send)
+
+    async def _upload(self, uploads: Uploads, scope: Scope, receive: Receive, send: Send) -> int | None:
+        node, objects = _value(scope, NODE_KEY), _value(scope, OBJECTS)
+        status = 0
+
+        async def noting(part: MutableMapping[str, Any]) -> None:
+            nonlocal status
+            status = part.get("status", status)
+            await send(part)
+
+        uploads.begin(node)
         try:
-            return await self._forward(scope, receive, send)
+            return await self._forward(scope, receive, noting)
         finally:
-            self._traffic.end_upload()
+            is_stored = status == OK
+            uploads.end(scope["raw_path"], node, is_stored, int(objects) if objects.isdigit() else 0)
 
     async def _poll(self, traffic: Traffic, scope: Scope, receive: Receive, send: Send) -> int | None:
         """Passes a poll on once the server has pushed requests since the last one, or after HOLD_S."""
-        site = next((value for name, value in scope["headers"] if name == NODE_KEY), b"")
+        site = _value(scope, NODE_KEY)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + HOLD_S
         self._held += 1
@@ -275,6 +293,10 @@ class _TooSlow(Exception):
 
 class _Gone(Exception):
     """The client left in the middle of its request."""
+
+
+def _value(scope: Scope, name: bytes) -> bytes:
+    return next((value for each, value in scope["headers"] if each == name), b"")
 
 
 def _content_length(scope: Scope) -> int | None:
