@@ -36,7 +36,7 @@ from secagg.enrol import (
 from secagg.errors import FaultyPeerOrServer, FaultyServer, FaultySite, Malformed, Misuse, Refused, Sealed
 from secagg.identity import Roster, SiteKeys
 from secagg.quantize.params import MAX_VALUE
-from secagg.schemes import scheme_named
+from secagg.schemes import cautions, scheme_named
 from secagg.session import ClientSession, Mean, Metrics, Packet, Rng, Update
 from secagg.tally import Tally
 from secagg.vector import Layout, Vector, adapter_digest
@@ -154,7 +154,8 @@ class Site:
         session.store.save_session(manifest, self._roster, self._prepared_for(manifest).layout)
         forget_other_sessions(self._home, manifest.digest())
         if self._session is None or self._session.manifest != manifest:
-            self._tell(describe(manifest))
+            for line in describe(manifest):
+                self._tell(line)
         self._session = session
         return Packet(signed_by(self._keys, Consent(self._keys.site, session.position, bytes(64))).encode())
 
@@ -414,14 +415,16 @@ HANDLERS: dict[str, Callable[[Site, Packet, Sequence[Packet]], Packet]] = {
 }
 
 
-def describe(manifest: Manifest) -> str:
-    """What the site agrees to, for its operator."""
-    settings = " ".join(f"{each.name}={each.value}" for each in manifest.settings)
+def describe(manifest: Manifest) -> tuple[str, ...]:
+    """What the site agrees to, for its operator: the session, and a line for each thing it does not protect."""
+    settings = " ".join(f"{each.name}={each.value}" for each in (*manifest.options, *manifest.settings))
     sites = ", ".join(manifest.sites)
+    options = {each.name: each.value for each in manifest.options}
     return (
-        f"agreed to session {manifest.digest().hex()[:16]}: {manifest.rounds} rounds among {sites}; "
-        f"{manifest.colluders} may collude, {manifest.dropouts} may vanish, {manifest.least_survivors} must survive "
-        f"a round; {settings}"
+        f"agreed to session {manifest.digest().hex()[:16]}: {manifest.rounds} rounds among {sites}; scheme "
+        f"{manifest.scheme}; {manifest.colluders} may collude, {manifest.dropouts} may vanish, "
+        f"{manifest.least_survivors} must survive a round; {settings}",
+        *(f"CAUTION: {line}" for line in cautions(manifest.scheme, options)),
     )
 
 

@@ -29,8 +29,15 @@ _SITES, _LORA, _TRAINING, _QUANTISING = "Sites", "LoRA", "Training (the same at 
 def fedserver(
     context: typer.Context,
     secagg: Annotated[
-        str, typer.Option(help="How updates are protected: masked, or ckks (the server does not see the sum either).")
+        str,
+        typer.Option(
+            help="How updates are protected: masked; ckks (the server does not see the sum either); "
+            "ckks-shared (simple: one key at every site, safe while no site helps the server)."
+        ),
     ] = "masked",
+    server_reads_sum: Annotated[
+        bool, typer.Option("--server-reads-sum", help="With ckks: the server opens each sum, as in masked mode.")
+    ] = False,
     demo: Annotated[bool, typer.Option("--demo", help="Run four sites and a server on this machine.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the session in --out.")] = False,
     roster: Annotated[Path | None, typer.Option(help="The roster that the root signed.")] = None,
@@ -120,7 +127,8 @@ def fedserver(
         raise typer.BadParameter("needed, unless --demo or --resume is given", param_hint="--roster, --keys, --model")
     plan = Plan(
         roster=str(roster.resolve()), keys=str(keys.resolve()), out=str(out), scheme=secagg, model=model,
-        rounds=rounds, min_sites=min_sites, colluders=colluders, dropouts=dropouts, bits=bits, weight_cap=weight_cap,
+        rounds=rounds, server_reads_sum=server_reads_sum,
+        min_sites=min_sites, colluders=colluders, dropouts=dropouts, bits=bits, weight_cap=weight_cap,
         examples_per_weight=examples_per_weight, rotate=rotate, clip_norm=clip_norm, first_range=first_range,
         join_timeout=join_timeout, load_timeout=load_timeout, train_timeout=train_timeout, phase_timeout=phase_timeout,
         keep_vectors=keep_vectors, listen=listen or DEFAULT_LISTEN, traffic=str(out / "run" / "traffic"),

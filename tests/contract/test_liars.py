@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 
 from secagg.errors import FaultyServer, FaultySite, Malformed, Misuse, SecAggError
-from secagg.schemes import SCHEMES
 from secagg.session import Packet
 from tests.contract.test_sums import PHASES, assert_exact, exact
-from tests.sim import Consortium, Dice, Round, federation
+from tests.sim import VARIANTS, Consortium, Dice, Round, federation
 
 LIAR = "site-03"
 ME = "site-02"
 AFTER_MASKING = ("consent", "unmask", "check")  # a site that fails here is in the sum all the same
 
-schemes = pytest.mark.parametrize("scheme", sorted(SCHEMES))
+schemes = pytest.mark.parametrize("scheme", VARIANTS)
 
 
 # ------------------------------------------------------------------ sites that lie

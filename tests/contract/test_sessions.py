@@ -12,9 +12,9 @@ from secagg.config import Policy
 from secagg.errors import Malformed, Misuse, Refused, SecAggError
 from secagg.schemes import SCHEMES, scheme_named
 from secagg.session import Packet, Update
-from tests.sim import Consortium, Dice, federation, random_update
+from tests.sim import VARIANTS, Consortium, Dice, federation, random_update
 
-schemes = pytest.mark.parametrize("scheme", sorted(SCHEMES))
+schemes = pytest.mark.parametrize("scheme", VARIANTS)
 
 
 @schemes
@@ -102,12 +102,12 @@ def test_a_sites_own_policy_refuses_whatever_the_server_proposes(scheme: str, po
     assert (manifest.least_survivors, manifest.threshold, manifest.rounds) == (5, 5, 10)
     context, keys = consortium.context(manifest), consortium.keys["site-01"]
     with pytest.raises(Refused, match=rule):
-        scheme_named(scheme).client(context, keys, policy, random_update(0, 10), Dice(0))
+        scheme_named(manifest.scheme).client(context, keys, policy, random_update(0, 10), Dice(0))
     least = Policy(
-        schemes=(scheme,), least_survivors=5, least_threshold=5, least_colluders=2, largest_weight=4,
-        largest_rounds=10, base_models=(manifest.base_model,),
+        schemes=(manifest.scheme,), least_survivors=5, least_threshold=5, least_colluders=2, largest_weight=4,
+        largest_rounds=10, base_models=(manifest.base_model,), server_reads_sum=bool(manifest.options),
     )  # fmt: skip
-    scheme_named(scheme).client(context, keys, least, random_update(0, 10), Dice(0))
+    scheme_named(manifest.scheme).client(context, keys, least, random_update(0, 10), Dice(0))
 
 
 @schemes
@@ -127,16 +127,16 @@ def test_an_update_that_does_not_fit_the_manifest_is_our_own_mistake(scheme: str
     context = consortium.context(consortium.manifest(10, scheme=scheme))
     wrong: Update = update(random_update(0, 10))
     with pytest.raises(Misuse, match=rule):
-        scheme_named(scheme).client(context, consortium.keys["site-01"], Policy(), wrong, Dice(0))
+        federation(5, 10, consortium=consortium, context=context, updates=dict.fromkeys(consortium.names, wrong))
 
 
 @schemes
 def test_another_sites_keys_are_our_own_mistake(scheme: str) -> None:
     consortium = Consortium(5)
     context = consortium.context(consortium.manifest(10, scheme=scheme))
-    keys = replace(consortium.keys["site-01"], site="site-02")
+    consortium.keys["site-01"] = replace(consortium.keys["site-01"], identity=consortium.root)
     with pytest.raises(Misuse, match="roster"):
-        scheme_named(scheme).client(context, keys, Policy(), random_update(0, 10), Dice(0))
+        federation(5, 10, consortium=consortium, context=context)
 
 
 @schemes
@@ -156,7 +156,7 @@ def test_a_server_session_ends_with_its_round_or_its_failure(scheme: str) -> Non
         failed.server.receive([])
 
 
-@schemes
+@pytest.mark.parametrize("scheme", sorted(SCHEMES))
 def test_an_unknown_scheme_is_refused_by_name(scheme: str) -> None:
     with pytest.raises(Refused, match=f"no scheme plain.*{scheme}"):
         scheme_named("plain")

@@ -13,15 +13,14 @@ from hypothesis import strategies as st
 
 from secagg.chain import Position
 from secagg.errors import TooFewSites
-from secagg.schemes import SCHEMES
 from secagg.session import Metrics, Update
-from tests.sim import Consortium, Dice, Round, federation, plain_mean
+from tests.sim import VARIANTS, Consortium, Dice, Round, federation, plain_mean
 
 GRID_BITS = 8
 GRID_RANGE = ((1 << GRID_BITS) - 1) << 32  # one quantiser step is then 2^-7, and grid points are float32 values
 PHASES = ("advertise", "share", "mask", "consent", "unmask", "check")
 
-schemes = pytest.mark.parametrize("scheme", sorted(SCHEMES))
+schemes = pytest.mark.parametrize("scheme", VARIANTS)
 
 
 def on_grid(seed: object, size: int, weight: int = 1) -> Update:
