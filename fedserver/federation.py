@@ -340,7 +340,7 @@ class Federation:
         return replace(context, cohort=()), self._drive(session, context, account)
 
     def _drive(self, session: ServerSession, context: RoundContext, account: Account) -> Aggregate:
-        header, max_words = context.header, context.manifest.size + 64  # no scheme sends more than a word per value
+        header, max_words = context.header, scheme_named(context.manifest.scheme).most_words(context.manifest)
         ref = AttemptRef(header.session, header.round, header.attempt)
         hold = partial(self._checkpoint.hold, header.round, header.attempt)
         return drive(session, self._link, ref, self._plan.phase_timeout, self._journal, account, max_words, hold)

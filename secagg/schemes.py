@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from typing import Final
 
 from secagg.ckks.scheme import CkksScheme
+from secagg.ckks_shared.scheme import SharedCkksScheme
 from secagg.config import SERVER_READS_SUM
 from secagg.errors import Refused
 from secagg.masked.scheme import MaskedScheme
 from secagg.session import Scheme
 
-SCHEMES: Final[dict[str, Scheme]] = {scheme.name: scheme for scheme in (MaskedScheme(), CkksScheme())}
+_ALL: Final[tuple[Scheme, ...]] = (MaskedScheme(), CkksScheme(), SharedCkksScheme())
+SCHEMES: Final[dict[str, Scheme]] = {scheme.name: scheme for scheme in _ALL}
 
 
 def scheme_named(name: str) -> Scheme:

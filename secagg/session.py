@@ -211,6 +211,9 @@ class Scheme(Protocol):
     def require(self, manifest: Manifest, keys: SiteKeys) -> None:
         """Checks what a site must find in a manifest besides what its policy says. Raises Refused."""
 
+    def most_words(self, manifest: Manifest) -> int:
+        """Words of the longest vector that a site sends."""
+
     def client(self, context: RoundContext, keys: SiteKeys, policy: Policy, update: Update, rng: Rng) -> ClientSession:
         """A fresh session. Raises Refused if the policy forbids the manifest, Misuse for a wrong update."""
 

@@ -5,20 +5,33 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from secagg.chain import Position
+from secagg.ckks_shared.keys import new_shared_key
 from secagg.config import SERVER_READS_SUM, Manifest, Policy, RoundContext, Setting
 from secagg.errors import SecAggError
-from secagg.identity import Roster, RosterEntry, ServerKeys, SiteKeys, public_bytes, sign_roster
+from secagg.identity import Roster, RosterEntry, ServerKeys, SharedKey, SiteKeys, public_bytes, sign_roster
 from secagg.lanes import headroom
 from secagg.primitives.prg import Stream
 from secagg.quantize import QuantizerParams
 from secagg.schemes import SCHEMES, scheme_named
-from secagg.session import Aggregate, ClientSession, InMemory, Mean, Metrics, Packet, ServerSession, Update, Words
+from secagg.session import (
+    SHARED_KEY,
+    Aggregate,
+    ClientSession,
+    InMemory,
+    Mean,
+    Metrics,
+    Packet,
+    ServerSession,
+    Update,
+    Words,
+)
 from secagg.thresholds import plan
 from secagg.vector import Layout, adapter_digest
 
@@ -40,6 +53,12 @@ class Dice:
 def site_name(index: int) -> str:
     """'site-01', ..."""
     return f"site-{index:02d}"
+
+
+@cache
+def some_shared_key() -> SharedKey:
+    """A key for every consortium of this process whose scheme needs one: TenSEAL's, hence another one every time."""
+    return new_shared_key()
 
 
 @dataclass
@@ -67,7 +86,7 @@ class Consortium:
     def manifest(self, size: int, **changes: Any) -> Manifest:
         """A session over all sites; keywords replace fields, `bits`, `weight_cap`, `rotate`, `dropouts`.
 
-        scheme: its name, or one of VARIANTS.
+        scheme: its name, or one of VARIANTS. If its scheme needs a shared key, the sites have one from then on.
         """
         dice = Dice(("manifest", self.seed))
         scheme, *chosen = changes.pop("scheme", "masked").split()
@@ -86,7 +105,14 @@ class Consortium:
             "server_key": self.server_keys.public, "settings": (),
             "options": tuple(Setting(name, "yes") for name in chosen),
         }  # fmt: skip
-        return Manifest(**{**fields, **changes})
+        return Manifest(**{**fields, **self._with_shared_key(scheme), **changes})
+
+    def _with_shared_key(self, scheme: str) -> dict[str, Any]:
+        if scheme not in SCHEMES or SHARED_KEY not in SCHEMES[scheme].needs:
+            return {}
+        key = some_shared_key()
+        self.keys = {name: replace(keys, shared=(key,)) for name, keys in self.keys.items()}
+        return {"options": (Setting("shared-key", key.name.hex()),)}
 
     def context(
         self,

@@ -28,6 +28,10 @@ CORE_STDLIB = {
     "re", "typing",
 }  # fmt: skip
 CORE_THIRD_PARTY = {"numpy", "cryptography", "nacl", "cbor2"}
+PROCESSES = {  # what runs TenSEAL apart from everything else, and what it may use for that
+    "secagg/ckks_shared/worker.py": {"os", "resource", "signal", "tenseal"},
+    "secagg/ckks_shared/workers.py": {"atexit", "os", "subprocess", "sys", "threading"},
+}
 SCHEMES = {"masked", "ckks", "ckks_shared"}
 SCHEMES_MAY_USE = {"masked": set(), "ckks": {"masked"}, "ckks_shared": {"masked"}}
 LAYERS = [  # a module of secagg imports only from layers before its own, or from its own folder
@@ -109,7 +113,33 @@ def test_there_is_something_to_check() -> None:
 
 def test_the_core_imports_four_libraries_and_no_clock_file_socket_or_chance() -> None:
     allowed = CORE_STDLIB | CORE_THIRD_PARTY | {"secagg"}
-    assert [str(each) for each in imports("secagg") if top(each.module) not in allowed] == []
+    wrong = [
+        str(each)
+        for each in imports("secagg")
+        if top(each.module) not in allowed | PROCESSES.get(each.file.relative_to(ROOT).as_posix(), set())
+    ]
+    assert wrong == []
+
+
+def test_nothing_but_the_process_made_for_it_imports_tenseal() -> None:
+    found = [each for each in imports(*PACKAGES) if each.loads("tenseal", "secagg.ckks_shared.worker")]
+    assert {each.file.relative_to(ROOT).as_posix() for each in found} == {"secagg/ckks_shared/worker.py"}
+
+
+_LOAD_SCHEMES = """
+import sys
+import secagg.schemes
+print("\\n".join(sorted(sys.modules)))
+"""
+
+
+def test_a_process_that_loads_every_scheme_holds_no_tenseal() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _LOAD_SCHEMES], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert "secagg.ckks_shared.workers" in loaded
+    assert {name for name in loaded if top(name) == "tenseal"} == set()
 
 
 def test_the_core_opens_prints_and_draws_nothing() -> None:

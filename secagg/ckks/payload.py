@@ -39,7 +39,7 @@ class KeyAndCiphertext:
         Raises Misuse.
         """
         manifest = context.manifest
-        self.params = ring_of(context)
+        self.params = ring_of(manifest)
         self._context, self._site, self._blind_seed = context, site, blind_seed
         self._quantizer = quantizer_of(context)
         self.words = self.params.key_words + ZEROS + len(WORDS)
@@ -126,9 +126,8 @@ class _CiphertextSum:
         return numbers.view("<u8").astype(np.uint64, copy=False)
 
 
-def ring_of(context: RoundContext) -> RingParams:
+def ring_of(manifest: Manifest) -> RingParams:
     """The ring of the session: every site derives it from the manifest. Raises Misuse."""
-    manifest = context.manifest
     return choose(manifest.quantizer.bits, len(manifest.sites), manifest.quantizer.weight_cap, manifest.size)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from secagg.ckks.client import CkksClient, read_state
 from secagg.ckks.opening import open_aggregate
-from secagg.ckks.payload import KeyAndCiphertext, is_blind
+from secagg.ckks.payload import ZEROS, KeyAndCiphertext, is_blind, ring_of
 from secagg.ckks.server import CkksServer
 from secagg.ckks.states import Opening
 from secagg.config import SERVER_READS_SUM, Manifest, Policy, RoundContext, RoundHeader
@@ -14,6 +14,7 @@ from secagg.masked.client import MaskedClient
 from secagg.masked.server import MaskedServer
 from secagg.masked.states import Fresh
 from secagg.session import IDENTITY, Archive, Audit, Mean, Packet, Rng, Update, Words
+from secagg.tally import WORDS
 
 
 class CkksScheme:
@@ -32,6 +33,11 @@ class CkksScheme:
         """Its identity is all that a site needs. Raises Refused for an option that is not known."""
         manifest.require_options(self.options)
         is_blind(manifest)
+
+    def most_words(self, manifest: Manifest) -> int:
+        """The key's words, the checks', the tally's, and the ciphertext's."""
+        params = ring_of(manifest)
+        return params.key_words + ZEROS + len(WORDS) + params.words
 
     def client(
         self, context: RoundContext, keys: SiteKeys, policy: Policy, update: Update, rng: Rng

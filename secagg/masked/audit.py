@@ -15,7 +15,6 @@ from secagg.masked.messages import (
     MaskedAggregate,
     MaskedVector,
     Projections,
-    RoundRecord,
     masked_words_digest,
     sum_words_digest,
 )
@@ -31,7 +30,7 @@ def audit_aggregate(
     payload = payload or QuantizedUpdate(context)
     head = MaskedAggregate.decode(aggregate.head)
     record, transcript = head.record, head.record.transcript()
-    _require_place(context, record)
+    require_place(context, record.header)
     require_record(context, record)
     total, attached = vectors_beside(payload, head, aggregate)
     require_projections(context, head, transcript)
@@ -43,9 +42,9 @@ def header_of(aggregate: Packet) -> RoundHeader:
     return MaskedAggregate.decode(aggregate.head).record.header
 
 
-def _require_place(context: RoundContext, record: RoundRecord) -> None:
+def require_place(context: RoundContext, found: RoundHeader) -> None:
     """Says in what a record's header differs from the one that its place in the chain asks for."""
-    expected, found = context.header, record.header
+    expected = context.header
     what = {
         "session": "another session",
         "round": f"round {found.round}",

@@ -89,7 +89,7 @@ class MaskedClient:
         if context.identity_key(keys.site) != keys.public:
             raise Misuse("these keys are not the roster's for this site")
         if update is not None:
-            _require_update(context, update)
+            require_update(context, update)
         self._context = context
         self._keys = keys
         self._update = update
@@ -346,7 +346,8 @@ def _decode(head: bytes) -> Struct:
     return message.decode(head)
 
 
-def _require_update(context: RoundContext, update: Update) -> None:
+def require_update(context: RoundContext, update: Update) -> None:
+    """Raises Misuse unless the update is finite and fits the manifest."""
     manifest = context.manifest
     if update.values.dtype != np.float32 or update.values.shape != (manifest.size,):
         raise Misuse(f"the update is not float32 of shape ({manifest.size},)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from secagg.config import Manifest, Policy, RoundContext, RoundHeader
 from secagg.identity import ServerKeys, SiteKeys
+from secagg.lanes import words_for
 from secagg.masked.audit import audit_aggregate, header_of
 from secagg.masked.client import MaskedClient
 from secagg.masked.opening import open_aggregate
@@ -11,6 +12,7 @@ from secagg.masked.params import NAME
 from secagg.masked.server import MaskedServer
 from secagg.masked.states import Fresh
 from secagg.session import IDENTITY, Archive, Audit, Mean, Packet, Rng, Update, Words
+from secagg.tally import WORDS
 
 
 class MaskedScheme:
@@ -24,6 +26,10 @@ class MaskedScheme:
     def require(self, manifest: Manifest, keys: SiteKeys) -> None:
         """Its identity is all that a site needs. Raises Refused for an option."""
         manifest.require_options(self.options)
+
+    def most_words(self, manifest: Manifest) -> int:
+        """The values' words, and the tally's."""
+        return words_for(manifest.size, manifest.quantizer.lane_bits) + len(WORDS)
 
     def client(self, context: RoundContext, keys: SiteKeys, policy: Policy, update: Update, rng: Rng) -> MaskedClient:
         """A fresh session. Raises Refused or Misuse."""

@@ -1,0 +1,1 @@
+"""CKKS through TenSEAL under one key that the sites share (spec §21)."""
