@@ -13,7 +13,7 @@ from nacl.exceptions import CryptoError
 from nacl.public import PrivateKey, PublicKey, SealedBox
 
 from fedclient.settings import LocalError
-from fedclient.store import JoinedSessions, SessionStore, forget_other_sessions
+from fedclient.store import JoinedSessions, SessionStore, UsedKeys, forget_other_sessions
 from secagg.chain import Position
 from secagg.config import Manifest, Policy, RoundContext, Setting
 from secagg.enrol import (
@@ -165,6 +165,7 @@ class Site:
         facts = self._prepared_for(manifest)
         joined = JoinedSessions(self._home)
         joined.require_new_or_whole(manifest)
+        UsedKeys(self._home).require_unused(manifest)
         store = SessionStore(self._home, manifest.digest(), self._state_key)
         joined.note(manifest)
         position, adapter = store.position() or (Position.start(manifest), facts.initial_values)
@@ -334,6 +335,7 @@ class Site:
             session.store.ledger.admit(session.position, context.header, session.manifest)
             if update is None:
                 raise Refused("this site holds no update for the round")
+            UsedKeys(self._home).take(session.manifest)
             session.client = scheme.client(*parts, update, self._rng)
         session.attempt = ref
         return session.client, context

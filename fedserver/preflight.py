@@ -11,6 +11,7 @@ from fedserver.supervise import own_tls
 from keys.console import notice
 from keys.public import fingerprint, read_roster, require_roster
 from keys.server import load_server
+from secagg.identity import Roster
 from secagg.schemes import cautions, scheme_named
 from secagg.session import SHARED_KEY
 
@@ -22,8 +23,7 @@ def require_runnable(plan: Plan) -> None:
     """
     require_options(plan)
     now = int(time.time())
-    roster = read_roster(Path(plan.roster))
-    require_roster(roster, roster.root_key, now)
+    roster = current_roster(Path(plan.roster))
     load_server(Path(plan.keys))
     own_tls(Path(plan.keys))
     session_numbers(plan, sum(entry.expires >= now for entry in roster.sites))
@@ -31,6 +31,13 @@ def require_runnable(plan: Plan) -> None:
     notice(f"fedserver: root {fingerprint(roster.root_key)}")
     for line in cautions(plan.scheme, plan.options()):
         notice(f"fedserver: CAUTION: {line}")
+
+
+def current_roster(path: Path) -> Roster:
+    """The roster in a file, signed by the root that it names and current. Raises KeyFileError."""
+    roster = read_roster(path)
+    require_roster(roster, roster.root_key, int(time.time()))
+    return roster
 
 
 def require_options(plan: Plan) -> None:

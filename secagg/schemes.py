@@ -1,4 +1,4 @@
-"""Every scheme there is; nothing else in the project names one (spec §3.3)."""
+"""Every scheme there is, and how a key is made that its sites share; nothing else names a scheme (spec §3.3)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from typing import Final
 
 from secagg.ckks.scheme import CkksScheme
+from secagg.ckks_shared import keys as shared_keys
 from secagg.ckks_shared.scheme import SharedCkksScheme
 from secagg.config import SERVER_READS_SUM
 from secagg.errors import Refused
 from secagg.masked.scheme import MaskedScheme
 from secagg.session import Scheme
+
+__all__ = ["SCHEMES", "cautions", "scheme_named", "shared_keys"]
 
 _ALL: Final[tuple[Scheme, ...]] = (MaskedScheme(), CkksScheme(), SharedCkksScheme())
 SCHEMES: Final[dict[str, Scheme]] = {scheme.name: scheme for scheme in _ALL}

@@ -29,3 +29,15 @@ def test_a_plan_says_its_options_as_the_manifest_holds_them() -> None:
     assert plan("ckks", server_reads_sum=True, shared_key="ab").options() == {
         "server-reads-sum": "yes", "shared-key": "ab"
     }  # fmt: skip
+
+
+def test_a_scheme_whose_sites_share_a_key_is_not_started_without_it_nor_another_with_it() -> None:
+    with pytest.raises(ServerError) as caught:
+        require_options(plan("ckks-shared"))
+    assert caught.value.problem == "--secagg ckks-shared takes a key that the sites share and this server lacks"
+    for command in ("fedkeys ckks-shared new", "fedkeys ckks-shared accept FILE", "--shared-key FILE"):
+        assert command in caught.value.remedy
+    require_options(plan("ckks-shared", shared_key="ab" * 32))
+    with pytest.raises(ServerError) as caught:
+        require_options(plan("ckks", shared_key="ab" * 32))
+    assert caught.value.problem == "--secagg ckks has no option shared-key"
