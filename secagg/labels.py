@@ -72,9 +72,9 @@ BLIND_PAD: Final = _label("blind pad")
 SIGN_BLIND_ADVERT: Final = _label("sig blind advert")
 
 # ckks-shared
-SHARED_KEY: Final = _label("shared key")
+SHARED_KEY_NAME: Final = _label("shared key")
 SHARED_KEY_BOX: Final = _label("shared key box")
-CIPHERTEXT_WORDS: Final = _label("ciphertext words")
+CIPHERTEXTS: Final = _label("ciphertext words")
 SIGN_SHARED_KEYS: Final = _label("sig shared keys")
 SIGN_CONTRIBUTION: Final = _label("sig contribution")
 

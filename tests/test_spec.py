@@ -19,6 +19,8 @@ import keys.public
 from secagg import chain, config, enrol, errors, identity, labels, lanes, tally, thresholds, wire
 from secagg.ckks import messages as ckks_messages
 from secagg.ckks import states as ckks_states
+from secagg.ckks_shared import keys as shared_keys
+from secagg.ckks_shared import messages as shared_messages
 from secagg.initial import initial_adapter
 from secagg.lanes import pack
 from secagg.masked import messages, server, states
@@ -37,7 +39,10 @@ from tests.sim import Consortium, Dice, Round, plain_mean, random_update
 ROOT = Path(__file__).parent.parent
 SPEC = (ROOT / "protocol_spec.md").read_text(encoding="utf-8")
 PACKAGES = ("secagg", "keys", "fedclient", "fedserver", "benchmarks", "tests")
-MODULES = (chain, config, enrol, identity, quantize_params, messages, ckks_messages, ckks_states, keys.public)
+MODULES = (
+    chain, config, enrol, identity, quantize_params, messages, ckks_messages, ckks_states, shared_keys, shared_messages,
+    keys.public,
+)  # fmt: skip
 _HEADING = re.compile(r"^#{2,4} (?:Appendix )?(\d+(?:\.\d+)*|[A-Z])\b", re.MULTILINE)
 _CITATION = re.compile(r"spec §[\d., §-]*\d")
 _CAPTION = re.compile(r"^\*\*`(\w+)`\*\* \((.*)\)$", re.MULTILINE)
@@ -515,12 +520,12 @@ def test_every_test_that_the_spec_points_to_exists() -> None:
 
 def test_every_claim_of_the_table_points_to_a_test() -> None:
     marks = dict(table(section("3.2"), "mark", "shown by"))
-    claims = table(section("3.2"), "adversary", "masked", "ckks", "with DP")
-    used = set(re.findall(r"\[([CK]\d+)\]", section("3.2")))
+    claims = table(section("3.2"), "adversary", "masked", "ckks", "ckks-shared", "with DP")
+    used = set(re.findall(r"\[([CKS]\d+)\]", section("3.2")))
     assert used == marks.keys()
     for adversary, *cells in claims:
         assert all(
-            cell == "reserved" or re.search(r"\[[CK]\d", cell) or "no test can show it" in cell for cell in cells
+            cell == "reserved" or re.search(r"\[[CKS]\d", cell) or "no test can show it" in cell for cell in cells
         ), adversary
     assert all("tests/" in tests for tests in marks.values())
 

@@ -23,7 +23,7 @@ from nacl.public import PrivateKey, PublicKey, SealedBox
 from secagg.ckks_shared.workers import Failed, generate, require_secret
 from secagg.errors import FaultyPeerOrServer, FaultySite, Malformed, Refused
 from secagg.identity import Roster, SharedKey, SiteKeys
-from secagg.labels import SHARED_KEY, SHARED_KEY_BOX, SIGN_SHARED_KEYS
+from secagg.labels import SHARED_KEY_BOX, SHARED_KEY_NAME, SIGN_SHARED_KEYS
 from secagg.primitives.signature import is_signed
 from secagg.wire import MAX_SITES, Digest, Items, Length, Name, Signature, Struct
 
@@ -67,7 +67,7 @@ class SharedKeys(Struct):
 
 def key_name(secret: bytes) -> bytes:
     """32 bytes that name a secret and say nothing else of it."""
-    return hashlib.sha256(SHARED_KEY + secret).digest()
+    return hashlib.sha256(SHARED_KEY_NAME + secret).digest()
 
 
 def new_shared_key() -> SharedKey:

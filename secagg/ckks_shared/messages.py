@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 
 from secagg.ckks_shared.keys import MAX_SECRET
-from secagg.labels import CIPHERTEXT_WORDS, TRANSCRIPT
+from secagg.labels import CIPHERTEXTS, TRANSCRIPT
 from secagg.masked.messages import RoundOpen
 from secagg.session import Words
 from secagg.wire import MAX_SITES, Digest, Items, Length, Name, Signature, Struct
@@ -52,7 +52,7 @@ class Contributed(Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class Opening(Struct):
+class SharedOpening(Struct):
     """What opens a sum: what this site itself contributed, if it did, and the secret."""
 
     TAG = 85
@@ -62,6 +62,6 @@ class Opening(Struct):
 
 def ciphertext_digest(header: bytes, words: Words) -> bytes:
     """32 bytes that name a site's ciphertexts in one attempt. header: the header's digest."""
-    digest = hashlib.sha256(CIPHERTEXT_WORDS + header)
+    digest = hashlib.sha256(CIPHERTEXTS + header)
     digest.update(np.ascontiguousarray(words, "<u8").data)
     return digest.digest()

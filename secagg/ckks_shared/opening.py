@@ -10,7 +10,7 @@ from secagg.ckks_shared import frames
 from secagg.ckks_shared.checks import require_record
 from secagg.ckks_shared.client import key_named
 from secagg.ckks_shared.keys import key_name
-from secagg.ckks_shared.messages import Opening, SumRecord, ciphertext_digest
+from secagg.ckks_shared.messages import SharedOpening, SumRecord, ciphertext_digest
 from secagg.ckks_shared.payload import Decrypted, packing_of
 from secagg.config import RoundContext
 from secagg.errors import FaultyServer, Malformed, Sealed
@@ -29,7 +29,7 @@ def open_aggregate(context: RoundContext, aggregate: Packet, opening: bytes) -> 
     words = _sum_of(context, record, aggregate)
     if not opening:
         raise Sealed("the sum opens to who holds the shared key")
-    secret = _secret(context, record, Opening.decode(opening))
+    secret = _secret(context, record, SharedOpening.decode(opening))
     manifest, survivors = context.manifest, record.survivors()
     decrypted = Decrypted(packing_of(context.manifest), secret, words, len(survivors))
     tally = Tally.from_sum(decrypted.tally, len(survivors), manifest.size, manifest.quantizer.weight_cap)
@@ -53,7 +53,7 @@ def _sum_of(context: RoundContext, record: SumRecord, aggregate: Packet) -> Word
     return words
 
 
-def _secret(context: RoundContext, record: SumRecord, opening: Opening) -> bytes:
+def _secret(context: RoundContext, record: SumRecord, opening: SharedOpening) -> bytes:
     if not hmac.compare_digest(key_name(opening.secret), key_named(context.manifest)):
         raise Malformed("the opening is of another shared key")
     own = {each.site: each for each in opening.sent}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from secagg.ckks_shared.client import SharedCkksClient, key_named, read_state, shared_key
-from secagg.ckks_shared.messages import Contributed, Opening, SumRecord
+from secagg.ckks_shared.messages import Contributed, SharedOpening, SumRecord
 from secagg.ckks_shared.opening import audit_aggregate, open_aggregate
 from secagg.ckks_shared.params import KEY_OPTION, NAME
 from secagg.ckks_shared.payload import packing_of
@@ -17,9 +17,10 @@ from secagg.masked.states import Fresh
 from secagg.session import IDENTITY, SHARED_KEY, Archive, Audit, Mean, Packet, Rng, Update, Words
 
 CAUTION: Final = (
-    "All sites share one decryption key: one site that works with the server, or one stolen copy of the key, opens "
-    "every update of every site, those of past rounds too. The sum is not checked: the server can put another one "
-    "in its place, and no site can tell."
+    "All sites share one key: a site that works with the server, or whoever steals one copy of the key, reads every "
+    "update of every site under it, those of past rounds too. A server that keeps to the protocol learns nothing; one "
+    "that does not can put another sum in the place of the true one, and can work out the key from which false sums "
+    "the sites refuse."
 )
 
 
@@ -80,7 +81,7 @@ class SharedCkksScheme:
         secret = keys.shared_key(key_named(context.manifest)).secret
         kept = None if state is None else read_state(context, state)
         sent = (kept.contribution,) if isinstance(kept, Contributed) else ()
-        return Opening(sent, secret).encode()
+        return SharedOpening(sent, secret).encode()
 
     def open(self, context: RoundContext, aggregate: Packet, opening: bytes = b"") -> Mean:
         """The mean, for who holds the shared key; Sealed without it, once the record is found to hold."""

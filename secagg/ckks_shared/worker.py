@@ -26,7 +26,7 @@ ENCRYPT: Final = b"e"  # int64 slots, 2,048 for each ciphertext -> words
 DECRYPT: Final = b"d"  # words -> int64 slots
 DONE: Final = b"+"
 REFUSED: Final = b"-"
-HEADER: Final = 9
+HEAD_BYTES: Final = 9
 MOST_JOB: Final = 1 << 23  # bytes
 MOST_JOB_S: Final = 60
 MOST_MEMORY: Final = 1 << 32  # bytes of address space
@@ -131,7 +131,7 @@ def main() -> None:
     source, target = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints is no reply
     jobs = Jobs()
-    while header := source.read(HEADER):
+    while header := source.read(HEAD_BYTES):
         _answer(jobs, header, source, target)
 
 

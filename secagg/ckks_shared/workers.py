@@ -25,7 +25,7 @@ LOAD: Final = b"l"
 ENCRYPT: Final = b"e"
 DECRYPT: Final = b"d"
 DONE: Final = b"+"
-HEADER: Final = 9
+HEAD_BYTES: Final = 9
 _START: Final = "import sys; sys.path[:] = {!r}; from secagg.ckks_shared.worker import main; main()"
 _ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -66,10 +66,11 @@ class Worker:
     def receive(self) -> bytes:
         """The answer to the oldest job. Raises Failed."""
         out = _pipe(self.process.stdout)
-        header = out.read(HEADER)
+        header = out.read(HEAD_BYTES)
         size = int.from_bytes(header[1:], "little")
         reply = out.read(size) if size <= MOST_REPLY else b""
-        if len(header) != HEADER or len(reply) != size:
+        if len(header) != HEAD_BYTES or len(reply) != size:
+            self.stop()
             raise Failed("the process that runs TenSEAL died")
         if header[:1] != DONE:
             raise Failed("TenSEAL refuses the bytes")
@@ -124,41 +125,56 @@ def _take(secret: bytes) -> Worker:
             found = Worker()
     try:
         found.load(secret)
+    except Failed:
+        _give(found)
+        raise
     except BaseException:
         found.stop()
         raise
     return found
 
 
+def _give(worker: Worker) -> None:
+    """Takes back a worker that owes no answer."""
+    if worker.process.poll() is None:
+        with _lock:
+            _idle.append(worker)
+
+
 def run(secret: bytes, kind: bytes, jobs: Iterable[bytes]) -> Iterator[bytes]:
     """The answers in the order of the jobs, which are taken as processes are free. Raises Failed.
 
-    After an error every process that had a part in it is ended.
+    However it ends, a process that still owes an answer is ended too.
     """
     most = min(os.cpu_count() or 1, MOST_WORKERS)
-    taken: list[Worker] = []
     busy: deque[Worker] = deque()
-    finished = False
     try:
         for job in jobs:
-            if len(taken) < most:
+            answers = []
+            if len(busy) < most:
                 worker = _take(secret)
-                taken.append(worker)
             else:
                 worker = busy.popleft()
-                yield worker.receive()
+                answers.append(_answer(worker))
             busy.append(worker)
             worker.send(kind, job)
-        for worker in busy:
-            yield worker.receive()
-        finished = True
+            yield from answers
+        while busy:
+            worker = busy.popleft()
+            answer = _answer(worker)
+            _give(worker)
+            yield answer
     finally:
-        for worker in taken:
-            if not finished:
-                worker.stop()
-        if finished:
-            with _lock:
-                _idle.extend(taken)
+        for worker in busy:
+            worker.stop()
+
+
+def _answer(worker: Worker) -> bytes:
+    try:
+        return worker.receive()
+    except Failed:
+        _give(worker)
+        raise
 
 
 def generate() -> bytes:
@@ -173,6 +189,4 @@ def generate() -> bytes:
 
 def require_secret(secret: bytes) -> None:
     """Raises Failed unless a process can load it as a secret key, alone, of the scheme's parameters."""
-    worker = _take(secret)
-    with _lock:
-        _idle.append(worker)
+    _give(_take(secret))

@@ -10,14 +10,12 @@ import pytest
 
 from secagg.errors import FaultyServer, FaultySite, Malformed, Misuse, SecAggError
 from secagg.session import Packet
-from tests.contract.test_sums import PHASES, assert_exact, exact
-from tests.sim import VARIANTS, Consortium, Dice, Round, federation
+from tests.contract.phases import PHASES, VECTOR, after_vector, each_phase, schemes
+from tests.contract.test_sums import assert_exact, exact
+from tests.sim import Consortium, Dice, Round, federation
 
 LIAR = "site-03"
 ME = "site-02"
-AFTER_MASKING = ("consent", "unmask", "check")  # a site that fails here is in the sum all the same
-
-schemes = pytest.mark.parametrize("scheme", VARIANTS)
 
 
 # ------------------------------------------------------------------ sites that lie
@@ -35,25 +33,22 @@ def assert_dropped(round_: Round, phase: str, *errors: type[SecAggError]) -> Non
     """The liar alone is named, and the sum is exact over all others."""
     assert {site: type(fault) in errors for site, fault in round_.server.faults.items()} == {LIAR: True}
     assert_exact(round_)
-    assert (LIAR in round_.server.result().contributors) == (phase in AFTER_MASKING)
+    assert (LIAR in round_.server.result().contributors) == (phase in after_vector(round_.scheme.name))
 
 
-@schemes
-@pytest.mark.parametrize("phase", PHASES)
+@each_phase()
 @pytest.mark.parametrize("head", [b"", b"\x80", b"\x81\x0b", b"\x9f\xff"])
 def test_garbage_in_any_phase_counts_as_a_dropout(scheme: str, phase: str, head: bytes) -> None:
     assert_dropped(lying(scheme, phase, lambda packet: Packet(head, packet.words)), phase, Malformed)
 
 
-@schemes
-@pytest.mark.parametrize("phase", PHASES)
+@each_phase()
 def test_a_truncated_reply_counts_as_a_dropout(scheme: str, phase: str) -> None:
     round_ = lying(scheme, phase, lambda packet: Packet(packet.head[:-1], packet.words))
     assert_dropped(round_, phase, Malformed)
 
 
-@schemes
-@pytest.mark.parametrize("phase", [phase for phase in PHASES if phase != "mask"])
+@each_phase(*VECTOR.values())
 def test_words_beside_any_other_reply_than_the_vector_are_refused(scheme: str, phase: str) -> None:
     round_ = lying(scheme, phase, lambda packet: Packet(packet.head, np.ones(3, np.uint64)))
     assert_dropped(round_, phase, Malformed)
@@ -73,12 +68,11 @@ def test_words_beside_any_other_reply_than_the_vector_are_refused(scheme: str, p
     ids=["none", "short", "long", "narrow", "first word", "last word"],
 )
 def test_words_that_are_not_the_signed_ones_never_enter_the_sum(scheme: str, words, error: type[SecAggError]) -> None:
-    round_ = lying(scheme, "mask", lambda packet: Packet(packet.head, words(packet.words)))
-    assert_dropped(round_, "mask", error)
+    round_ = lying(scheme, VECTOR[scheme], lambda packet: Packet(packet.head, words(packet.words)))
+    assert_dropped(round_, VECTOR[scheme], error)
 
 
-@schemes
-@pytest.mark.parametrize("phase", PHASES)
+@each_phase()
 def test_a_reply_replayed_from_an_earlier_attempt_counts_as_a_dropout(scheme: str, phase: str) -> None:
     kept: list[Packet] = []
 
@@ -96,12 +90,12 @@ def test_a_reply_replayed_from_an_earlier_attempt_counts_as_a_dropout(scheme: st
     second.run()
     assert set(second.server.faults) == {LIAR}
     assert_exact(second)
-    assert (LIAR in second.server.result().contributors) == (phase in AFTER_MASKING)
+    assert (LIAR in second.server.result().contributors) == (phase in after_vector(scheme))
 
 
 @schemes
 def test_an_answer_of_a_site_that_was_not_asked_or_a_second_one_counts_for_nothing(scheme: str) -> None:
-    for phase in PHASES:
+    for phase in PHASES[scheme]:
         round_ = exact(scheme, 7)
         round_.context = replace(round_.context, cohort=round_.consortium.names)
         round_.until(phase)
@@ -128,8 +122,7 @@ def sealed_at(scheme: str, phase: str, attempt: int = 1) -> tuple[Round, Packet,
     return round_, round_.server.requests()[ME], round_.clients[ME].to_bytes()
 
 
-@schemes
-@pytest.mark.parametrize("phase", PHASES)
+@each_phase()
 def test_a_truncated_extended_or_oversized_request_changes_nothing(scheme: str, phase: str) -> None:
     round_, packet, before = sealed_at(scheme, phase)
     client, head = round_.clients[ME], packet.head
@@ -141,8 +134,7 @@ def test_a_truncated_extended_or_oversized_request_changes_nothing(scheme: str, 
     assert client.to_bytes() == before
 
 
-@schemes
-@pytest.mark.parametrize("phase", PHASES)
+@each_phase()
 def test_a_repeated_request_gets_no_second_answer(scheme: str, phase: str) -> None:
     round_, packet, _ = sealed_at(scheme, phase)
     client = round_.clients[ME]
@@ -153,8 +145,7 @@ def test_a_repeated_request_gets_no_second_answer(scheme: str, phase: str) -> No
     assert client.to_bytes() == after
 
 
-@schemes
-@pytest.mark.parametrize("phase", PHASES)
+@each_phase()
 def test_a_request_of_another_attempt_is_refused_and_changes_nothing(scheme: str, phase: str) -> None:
     _, old, _ = sealed_at(scheme, phase)
     round_, _, before = sealed_at(scheme, phase, attempt=2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from itertools import product
 
 import numpy as np
 import pytest
@@ -14,13 +13,11 @@ from hypothesis import strategies as st
 from secagg.chain import Position
 from secagg.errors import TooFewSites
 from secagg.session import Metrics, Update
-from tests.sim import VARIANTS, Consortium, Dice, Round, federation, plain_mean
+from tests.contract.phases import PHASES, VECTOR, after_vector, each_phase, needed, schemes
+from tests.sim import Consortium, Dice, Round, federation, plain_mean
 
 GRID_BITS = 8
 GRID_RANGE = ((1 << GRID_BITS) - 1) << 32  # one quantiser step is then 2^-7, and grid points are float32 values
-PHASES = ("advertise", "share", "mask", "consent", "unmask", "check")
-
-schemes = pytest.mark.parametrize("scheme", VARIANTS)
 
 
 def on_grid(seed: object, size: int, weight: int = 1) -> Update:
@@ -63,8 +60,8 @@ def test_the_sum_is_exact_when_every_site_survives(scheme: str, n: int) -> None:
     assert not round_.server.faults
 
 
-@schemes
-@pytest.mark.parametrize(("n", "phase"), [*product((5, 10), PHASES), (20, "mask")])
+@each_phase()
+@pytest.mark.parametrize("n", [5, 10, 20])
 def test_the_sum_is_exact_when_as_many_sites_as_declared_vanish_in_one_phase(scheme: str, n: int, phase: str) -> None:
     round_ = exact(scheme, n)
     gone = round_.consortium.names[: round_.context.manifest.dropouts]
@@ -72,43 +69,42 @@ def test_the_sum_is_exact_when_as_many_sites_as_declared_vanish_in_one_phase(sch
     round_.run()
     assert_exact(round_)
     contributors = set(round_.server.result().contributors)
-    assert contributors & set(gone) == (set(gone) if phase in ("consent", "unmask", "check") else set())
+    assert contributors & set(gone) == (set(gone) if phase in after_vector(scheme) else set())
 
 
 @st.composite
-def vanishings(draw: st.DrawFn) -> tuple[int, Mapping[str, str], set[str]]:
+def vanishings(draw: st.DrawFn, scheme: str) -> tuple[int, Mapping[str, str], set[str]]:
     """n, in which phase which site vanishes, and for whom of these the last answer is lost on its way."""
     n = draw(st.integers(3, 8))
     sites = draw(st.lists(st.integers(1, n), unique=True, max_size=4))
-    when = {f"site-{i:02d}": draw(st.sampled_from(PHASES)) for i in sites}
+    when = {f"site-{i:02d}": draw(st.sampled_from(PHASES[scheme])) for i in sites}
     late = set(draw(st.lists(st.sampled_from(sorted(when)), unique=True))) if when else set()
     return n, when, late
 
 
 def expected_survivors(round_: Round, when: Mapping[str, str]) -> set[str] | None:
     """U3 as the thresholds have it, or None where the attempt must be void."""
-    manifest = round_.context.manifest
-    fewest = dict.fromkeys(("advertise", "share", "mask"), manifest.least_survivors) | {"check": 0}
+    manifest, scheme = round_.context.manifest, round_.scheme.name
     alive, survivors = set(manifest.sites), set()
-    for phase in PHASES:
+    for phase in PHASES[scheme]:
         alive -= {site for site, its in when.items() if its == phase}
-        if len(alive) < fewest.get(phase, manifest.threshold):
+        if len(alive) < needed(manifest, phase):
             return None
-        if phase == "mask":
+        if phase == VECTOR[scheme]:
             survivors = set(alive)
     return survivors
 
 
 @schemes
 @settings(max_examples=60)
-@given(vanishings())
+@given(st.data())
 def test_whoever_vanishes_and_whenever_the_sum_is_exact_or_the_attempt_is_void(
-    scheme: str, case: tuple[int, Mapping[str, str], set[str]]
+    scheme: str, data: st.DataObject
 ) -> None:
-    n, when, late = case
-    round_ = exact(scheme, n, size=8)
-    round_.drop = {phase: [s for s, its in when.items() if its == phase and s not in late] for phase in PHASES}
-    round_.lose = {phase: [s for s, its in when.items() if its == phase and s in late] for phase in PHASES}
+    n, when, late = data.draw(vanishings(scheme))
+    round_, phases = exact(scheme, n, size=8), PHASES[scheme]
+    round_.drop = {phase: [s for s, its in when.items() if its == phase and s not in late] for phase in phases}
+    round_.lose = {phase: [s for s, its in when.items() if its == phase and s in late] for phase in phases}
     survivors = expected_survivors(round_, when)
     if survivors is not None:
         round_.run()
@@ -123,12 +119,11 @@ def test_whoever_vanishes_and_whenever_the_sum_is_exact_or_the_attempt_is_void(
     assert not round_.server.done
 
 
-@schemes
-@pytest.mark.parametrize("phase", PHASES[:4])
+@each_phase("unmask", "check")
 def test_with_one_site_too_few_no_unmask_share_leaves_any_site(scheme: str, phase: str) -> None:
     round_ = exact(scheme, 7)
     manifest = round_.context.manifest
-    least = manifest.threshold if phase == "consent" else manifest.least_survivors
+    least = needed(manifest, phase)
     round_.drop = {phase: round_.consortium.names[: 7 - least + 1]}
     with pytest.raises(TooFewSites) as caught:
         round_.run()
@@ -136,8 +131,7 @@ def test_with_one_site_too_few_no_unmask_share_leaves_any_site(scheme: str, phas
     assert round_.released() == set()
 
 
-@schemes
-@pytest.mark.parametrize("phase", PHASES[:5])
+@each_phase("check")
 def test_of_three_sites_every_one_must_survive(scheme: str, phase: str) -> None:
     round_ = exact(scheme, 3)
     round_.drop = {phase: ["site-02"]}
@@ -188,7 +182,7 @@ def test_a_round_follows_on_the_mean_of_the_one_before(scheme: str) -> None:
 @schemes
 def test_a_hundred_sites_of_which_a_third_vanish_open_the_exact_mean(scheme: str) -> None:
     round_ = exact(scheme, 100)
-    round_.drop = {"mask": round_.consortium.names[: round_.context.manifest.dropouts]}
+    round_.drop = {VECTOR[scheme]: round_.consortium.names[: round_.context.manifest.dropouts]}
     round_.run()
     assert_exact(round_)
     assert len(round_.server.result().contributors) == 67
