@@ -34,3 +34,4 @@ CLOCK_SKEW_DAYS: Final = 2  # certificates start in the past, so that clocks a d
 MOST_HOSTS: Final = 100
 CA_FILE: Final = "ca.pem"  # in a site's home: the CA that the server's certificate comes from
 USED_KEYS_FILE: Final = "shared-keys.log"  # in a site's home: which session used which shared key
+PROVISIONED_SHARED_KEY: Final = "shared.keys"  # of a consortium that one person provisioned

@@ -21,7 +21,7 @@ import typer
 from keys.console import new_app, run
 from keys.errors import WouldOverwrite
 from keys.files import PUBLIC, NewFile, write_new
-from keys.params import ROSTER_DAYS
+from keys.params import PROVISIONED_SHARED_KEY, ROSTER_DAYS
 from keys.pin import accept_roster, pin_root
 from keys.public import read_site_public, render_public_key, render_roster
 from keys.root import expiry, first_roster, init_root, load_root
@@ -64,7 +64,7 @@ def paths_under(out: Path, sites: Sequence[str]) -> Consortium:
         homes={site: out / "sites" / site for site in sites},
         server=out / "server",
         tls=tls_files(out / "server" / TLS_FOLDER),
-        shared_key=out / "shared.keys",
+        shared_key=out / PROVISIONED_SHARED_KEY,
     )
 
 
