@@ -12,8 +12,8 @@ from unittest.mock import patch
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks.consortium import MaskedRound, masking_stage, update_of
-from benchmarks.figures import Pair, in_turn, tell
+from benchmarks.consortium import SessionRound, masking_stage, update_of
+from benchmarks.figures import Pair, in_turn, record_of, tell
 from fedserver.round import size_of
 from secagg.masked import opening
 from secagg.masked.audit import audit_aggregate
@@ -27,9 +27,9 @@ pytestmark = [pytest.mark.benchmark(timer=time.process_time), pytest.mark.timeou
 
 
 @cache
-def before_the_check() -> tuple[MaskedRound, dict[str, Packet], bytes]:
+def before_the_check() -> tuple[SessionRound, dict[str, Packet], bytes]:
     """A round whose sum is unmasked, the record as each site gets it, and what the server keeps of itself."""
-    masked = MaskedRound(SITES, SIZE).until("mask")
+    masked = SessionRound(SITES, SIZE).until("mask")
     for number, name in enumerate(masked.names):
         masked.clients[name] = masked.give(name, update_of(SIZE, seed=number))
     masked.until("check")
@@ -52,11 +52,20 @@ def spent(name: str):  # type: ignore[no-untyped-def]
     return masked.give(name, None, sent=masked.archive.get(name))
 
 
-def tell_share(benchmark: BenchmarkFixture, what: str, pair: Pair, of: str) -> None:
-    """A part beside the work it is compared with."""
+def tell_share(benchmark: BenchmarkFixture, what: str, pair: Pair, of: str, role: str | None = None) -> None:
+    """A part beside the work it is compared with. role: whose check it is, if the part is nothing but the check."""
     least, middle, most = (f"{1 / each:.2f}" for each in (pair.ratio.most, pair.ratio.middle, pair.ratio.least))
     line = f"{what}, d = {SIZE:,}, {SITES} sites: {pair.ours.show('ms', 1e3)}, {middle} ({least} to {most}) of {of}, "
-    tell(benchmark, f"{line}{pair.theirs.show('ms', 1e3)}", ours_s=pair.ours.middle, theirs_s=pair.theirs.middle)
+    setting = {"values": SIZE, "sites": SITES, "neighbours": SITES - 1, "bits": 8, "note": what}
+    record = record_of(pair.taken[0], family="stage", scheme="masked", role=role, stage="check", **setting)
+    records = [record] if role else []
+    tell(
+        benchmark,
+        f"{line}{pair.theirs.show('ms', 1e3)}",
+        *records,
+        ours_s=pair.ours.middle,
+        theirs_s=pair.theirs.middle,
+    )
 
 
 def test_a_sites_answer_beside_its_masking_stage(benchmark: BenchmarkFixture) -> None:
@@ -71,16 +80,17 @@ def test_a_sites_answer_beside_its_masking_stage(benchmark: BenchmarkFixture) ->
         prepare=lambda: (spent(masked.middle),),
         rounds=ROUNDS,
     )
-    tell_share(benchmark, "a site's answer to the check", pair, "its masking stage")
+    tell_share(benchmark, "a site's answer to the check", pair, "its masking stage", "site")
 
 
 def test_opening_with_the_check_beside_opening_without(benchmark: BenchmarkFixture) -> None:
     """Without: neither the projections' signatures nor the projection of the sum and its masks."""
     masked, _, _ = before_the_check()
     _, aggregate = checked()
+    total = opening.total_of(MaskedAggregate.decode(aggregate.head).projections)
 
     def without() -> None:
-        with patch.object(opening, "_require_sum"), patch.object(opening, "require_projections"):
+        with patch.object(opening, "project_rest", lambda *_: total), patch.object(opening, "require_projections"):
             opening.open_aggregate(masked.site_context, aggregate)
 
     pair = in_turn(benchmark, lambda: opening.open_aggregate(masked.site_context, aggregate), without, rounds=ROUNDS)
@@ -102,7 +112,7 @@ def test_the_servers_check_phase_beside_its_unmasking(benchmark: BenchmarkFixtur
 
     server, record = masked.server, masked.server._settled_record()
     pair = in_turn(benchmark, check, lambda: server._unmasked(record), prepare=resumed, rounds=ROUNDS)
-    tell_share(benchmark, "the server's check phase", pair, "unmasking the sum")
+    tell_share(benchmark, "the server's check phase", pair, "unmasking the sum", "server")
 
 
 def test_an_audit_beside_opening(benchmark: BenchmarkFixture) -> None:

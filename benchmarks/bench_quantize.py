@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from benchmarks.records import Record, add
 from secagg.lanes import BLOCK_WORDS, headroom
 from secagg.masked.masks import Masks, unmask
 from secagg.primitives.prg import SEED_BYTES, Stream
@@ -50,16 +51,30 @@ def close(maker: Quantizer, values: np.ndarray) -> np.ndarray:
     return words
 
 
+def keep(benchmark: BenchmarkFixture, stage: str, role: str, bits: int, rotate: int) -> None:
+    """The fixture's own repetitions as a record; without the rotation a round has no such stage."""
+    if rotate and benchmark.stats:  # none with --benchmark-disable
+        taken = tuple(benchmark.stats.stats.data)
+        setting = {"values": SIZE, "sites": NEIGHBOURS + 1, "neighbours": NEIGHBOURS, "bits": bits}
+        note = "the functions alone"
+        add(
+            benchmark,
+            Record(family="stage", scheme="masked", role=role, stage=stage, **setting, cpu_s=taken, note=note),
+        )
+
+
 @pytest.mark.parametrize("rotate", [0, 1])
 @pytest.mark.parametrize("bits", [8, 16, 20])
 def test_quantise_and_pack(benchmark: BenchmarkFixture, values: np.ndarray, bits: int, rotate: int) -> None:
     benchmark(close, quantizer(bits, rotate), values)
+    keep(benchmark, "quantise", "site", bits, rotate)
 
 
 @pytest.mark.parametrize("rotate", [0, 1])
 def test_open(benchmark: BenchmarkFixture, values: np.ndarray, rotate: int) -> None:
     maker = quantizer(rotate=rotate)
     benchmark(maker.open, close(maker, values), 1)
+    keep(benchmark, "dequantise", "open", BITS, rotate)
 
 
 def test_one_mask_on_8_megabytes(benchmark: BenchmarkFixture) -> None:

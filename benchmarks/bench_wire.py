@@ -7,12 +7,15 @@ an int64 each.
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks.consortium import MaskedRound, update_of
+from benchmarks.consortium import SessionRound, update_of
 from benchmarks.figures import tell
 from benchmarks.flower_secagg import FlowerSite, content_bytes, message_bytes, parameters_of
+from benchmarks.records import Record
 from fedclient.packets import encode_packet
 from fedserver.round import size_of
 from secagg.session import Packet
@@ -31,16 +34,22 @@ def replies_of(bits: int, sites: int, weight_cap: int, size: int) -> list[Packet
     The other sites run the same round over 1,000 values, so the replies that hold no vector, which do not depend on
     the number of values, come from there.
     """
-    small = MaskedRound(sites, 1000, bits, weight_cap).until("mask")
-    for site in small.names:
-        small.clients[site] = small.give(site, update_of(1000, weight=weight_cap))
-    small.until("done")
-    large = MaskedRound(sites, size, bits, weight_cap).until("mask")
+    small = small_round(bits, sites, weight_cap)
+    large = SessionRound(sites, size, bits, weight_cap).until("mask")
     site = large.middle
     vector = large.give(site, update_of(size, weight=weight_cap)).handle(large.server.requests()[site])
     replies = small.replies[site]
     assert len(replies) == 6 and len(replies[2].head) == len(vector.head)
     return [*replies[:2], vector, *replies[3:]]
+
+
+@cache
+def small_round(bits: int, sites: int, weight_cap: int) -> SessionRound:
+    """A whole round over 1,000 values."""
+    small = SessionRound(sites, 1000, bits, weight_cap).until("mask")
+    for site in small.names:
+        small.clients[site] = small.give(site, update_of(1000, weight=weight_cap))
+    return small.until("done")
 
 
 @pytest.mark.timeout(900)
@@ -55,7 +64,12 @@ def test_bytes_up_per_value(benchmark: BenchmarkFixture, bits: int, sites: int, 
     weighed = f", weight cap {weight_cap}" if weight_cap > 1 else ""
     line = f"bytes up per value, {bits} bits, {sites} sites{weighed}, d = {size:,}: {counted:.4f}"
     line += f", as a message {carried:.4f}; bfloat16 2; claim: at most {most}"
-    tell(benchmark, line, bytes_per_value=counted, message_bytes_per_value=carried, claimed_bytes=most)
+    setting = {"values": size, "sites": sites, "neighbours": sites - 1, "bits": bits, "weight": weight_cap}
+    sent = Record(
+        family="total", scheme="masked", role="site", **setting, bytes_up=round(counted * size),
+        note="bytes alone; all six replies of the middle site",
+    )  # fmt: skip
+    tell(benchmark, line, sent, bytes_per_value=counted, message_bytes_per_value=carried, claimed_bytes=most)
     assert counted <= most
 
 
@@ -67,8 +81,12 @@ def test_flowers_bytes_up_per_value(benchmark: BenchmarkFixture, size: int) -> N
         flower = FlowerSite(sites, threshold=11)
         return [*flower.replies, flower.mask(parameters_of(update_of(size).values)), flower.unmask(sites)]
 
-    sent = sum(map(message_bytes, benchmark.pedantic(replies, rounds=1))) / size
-    tell(
-        benchmark, f"bytes up per value, Flower SecAgg+, {sites} sites, d = {size:,}: {sent:.4f}", bytes_per_value=sent
-    )
+    total = sum(map(message_bytes, benchmark.pedantic(replies, rounds=1)))
+    sent = total / size
+    record = Record(
+        family="peer", scheme="flower-secagg+", role="site", values=size, sites=sites, neighbours=sites - 1,
+        bytes_up=total, note="bytes alone; all four replies of a site",
+    )  # fmt: skip
+    line = f"bytes up per value, Flower SecAgg+, {sites} sites, d = {size:,}: {sent:.4f}"
+    tell(benchmark, line, record, bytes_per_value=sent)
     assert sent > LEAST_FLOWER

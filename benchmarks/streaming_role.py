@@ -1,6 +1,6 @@
-"""One role of a masked round over a very long vector, in a process of its own, and the memory it took.
+"""One role of a round over a very long vector, in a process of its own, and the memory it took.
 
-    python -m benchmarks.streaming_role FOLDER SITES SIZE {site NAME | server | check NAME | open | audit}
+    python -m benchmarks.streaming_role FOLDER SCHEME SITES SIZE {site NAME | server | check NAME | open | audit}
 
 Prints JSON: bytes of the process after its imports, bytes of its input, bytes at its peak. The roles are run one
 after the other over one folder: every site, then the server, which has every site answer the check in a process of
@@ -16,11 +16,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.consortium import MaskedRound, update_of
+from benchmarks.consortium import SessionRound, update_of
 from fedclient.packets import encode_packet
 from fedclient.transcript import FolderArchive, read_words
-from secagg.masked.audit import audit_aggregate
-from secagg.masked.opening import open_aggregate
 from secagg.session import Packet
 
 _KIB = 1024
@@ -35,30 +33,31 @@ def peak_bytes() -> int:
     return int(line.split()[1]) * _KIB
 
 
-def mask(folder: Path, masked: MaskedRound, name: str, size: int) -> int:
+def mask(folder: Path, round_: SessionRound, name: str, size: int) -> int:
     """The masking stage of one site up to the Flower message; gives the bytes of its update."""
-    masked.until("mask")
-    update = update_of(size, seed=masked.names.index(name))
-    client = masked.give(name, update)
-    reply = client.handle(masked.server.requests()[name])
+    round_.until("mask")
+    update = update_of(size, seed=round_.names.index(name))
+    client = round_.give(name, update)
+    reply = client.handle(round_.server.requests()[name])
     encode_packet(reply)
     _save(folder, name, reply)
     (folder / f"{name}.state").write_bytes(client.to_bytes())
     return update.values.nbytes
 
 
-def serve(folder: Path, masked: MaskedRound, arguments: list[str]) -> int:
+def serve(folder: Path, round_: SessionRound, arguments: list[str]) -> int:
     """All of the server's round, vectors arriving one at a time; it has no input but those."""
-    masked.until("mask")
-    masked.server.receive((name, _load(folder, name)) for name in masked.names)
-    for name in masked.names:
-        masked.clients[name] = masked.give(name, None, (folder / f"{name}.state").read_bytes())
-    masked.until("check")
-    for name, request in masked.server.requests().items():
-        _save(folder, "record", request)
-        (folder / f"{name}.state").write_bytes(masked.clients[name].to_bytes())
-    masked.server.receive((name, _checked(folder, arguments, name)) for name in masked.names)
-    _save(folder, "aggregate", masked.server.result().payload)
+    round_.until("mask")
+    round_.server.receive((name, _load(folder, name)) for name in round_.names)
+    for name in round_.names:
+        round_.clients[name] = round_.give(name, None, (folder / f"{name}.state").read_bytes())
+    round_.until("check")
+    if not round_.server.done:
+        for name, request in round_.server.requests().items():
+            _save(folder, "record", request)
+            (folder / f"{name}.state").write_bytes(round_.clients[name].to_bytes())
+        round_.server.receive((name, _checked(folder, arguments, name)) for name in round_.names)
+    _save(folder, "aggregate", round_.server.result().payload)
     return 0
 
 
@@ -70,26 +69,27 @@ def _checked(folder: Path, arguments: list[str], name: str) -> Packet:
     return Packet((folder / f"{name}.projections.head").read_bytes())
 
 
-def check(folder: Path, masked: MaskedRound, name: str) -> int:
+def check(folder: Path, round_: SessionRound, name: str) -> int:
     """A site's answer to the check; its input is the words it had sent, read back from its disk."""
     sent = read_words(folder / f"{name}.words")
-    client = masked.give(name, None, (folder / f"{name}.state").read_bytes(), sent)
+    client = round_.give(name, None, (folder / f"{name}.state").read_bytes(), sent)
     _save(folder, f"{name}.projections", client.handle(Packet((folder / "record.head").read_bytes())))
     return sent.nbytes
 
 
-def open_sum(folder: Path, masked: MaskedRound) -> int:
+def open_sum(folder: Path, round_: SessionRound) -> int:
     """The mean, after all checks; gives the bytes of the sum, its input."""
     aggregate = _load(folder, "aggregate")
-    mean = open_aggregate(masked.site_context, aggregate)
+    state = (folder / f"{round_.middle}.state").read_bytes()
+    mean = round_.scheme.open(round_.site_context, aggregate, round_.opening(round_.middle, state))
     assert abs(float(mean.values.mean())) < 1e-4
     return 0 if aggregate.words is None else aggregate.words.nbytes
 
 
-def audit(folder: Path, masked: MaskedRound) -> int:
+def audit(folder: Path, round_: SessionRound) -> int:
     """What the vectors say of the sum; gives the bytes of the sum, its input beside the archive."""
     aggregate = _load(folder, "aggregate")
-    found = audit_aggregate(masked.site_context, aggregate, masked.archive)
+    found = round_.scheme.audit(round_.site_context, aggregate, round_.archive)
     assert (found.wrong_words, found.missing, found.false) == (0, (), ())
     return 0 if aggregate.words is None else aggregate.words.nbytes
 
@@ -110,20 +110,20 @@ def _archive(folder: Path) -> FolderArchive:
     return FolderArchive(folder / "vectors", lambda act, path, error: error)
 
 
-def main(folder: Path, sites: int, size: int, role: str, name: str = "") -> None:
+def main(folder: Path, scheme: str, sites: int, size: int, role: str, name: str = "") -> None:
     """Plays the role and prints what it took."""
     baseline = peak_bytes()
-    masked = MaskedRound(sites, size, archive=_archive(folder))
+    round_ = SessionRound(sites, size, archive=_archive(folder), scheme=scheme)
     roles = {
-        "site": lambda: mask(folder, masked, name, size),
-        "server": lambda: serve(folder, masked, [str(folder), str(sites), str(size)]),
-        "check": lambda: check(folder, masked, name),
-        "open": lambda: open_sum(folder, masked),
-        "audit": lambda: audit(folder, masked),
+        "site": lambda: mask(folder, round_, name, size),
+        "server": lambda: serve(folder, round_, [str(folder), scheme, str(sites), str(size)]),
+        "check": lambda: check(folder, round_, name),
+        "open": lambda: open_sum(folder, round_),
+        "audit": lambda: audit(folder, round_),
     }
     given = roles[role]()
     print(json.dumps({"baseline": baseline, "input": given, "peak": peak_bytes()}))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), *sys.argv[5:])

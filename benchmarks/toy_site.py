@@ -1,6 +1,8 @@
 """A site's process that trains nothing, for timing the protocol alone: keys, policy, store, agent and TLS are real.
 
-python -m benchmarks.toy_site HOME SERVER CA ROSTER SIZE
+python -m benchmarks.toy_site HOME SERVER CA ROSTER SIZE [DROPS]
+
+In every round whose number DROPS divides, the site loses its vector on the way out, and so drops out; 0: in none.
 """
 
 from __future__ import annotations
@@ -8,29 +10,26 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import plaintext
 from benchmarks.consortium import update_of
+from benchmarks.layout import layout_of
 from fedclient.cli import _serve, only_agent
 from fedclient.site import Facts, Site
 from keys.pin import accept_roster
 from keys.store import load_site
 from secagg.config import Policy
+from secagg.enrol import AttemptRef
+from secagg.errors import Refused
 from secagg.initial import initial_adapter
-from secagg.session import Metrics
+from secagg.schemes import SCHEMES
+from secagg.session import Metrics, Packet
 from secagg.vector import Layout, Vector
 
-RANK, MODULES = 8, 10
 PATIENCE_S = 60.0
-
-
-def layout_of(size: int) -> Layout:
-    """`size` values as LoRA factors of ten square modules; a multiple of 160."""
-    side = size // (2 * MODULES * RANK)
-    tensors = [(f"m{number}.lora_A.weight", (RANK, side)) for number in range(MODULES)]
-    tensors += [(f"m{number}.lora_B.weight", (side, RANK)) for number in range(MODULES)]
-    return Layout(tuple(sorted(tensors)))
 
 
 @dataclass
@@ -55,17 +54,32 @@ class InstantLearner:
         """Keeps nothing."""
 
 
-def main(home: Path, server: str, ca: Path, roster: Path, size: int) -> None:
+class DroppingSite(Site):
+    """A site that drops out of every `drops`-th round, once it has made its vector; 0 = of none."""
+
+    drops = 0
+
+    def handle(self, kind: str, packets: Sequence[Packet]) -> Packet:
+        """The reply; a refusal in the vector's place where the site drops out."""
+        reply = super().handle(kind, packets)
+        if self.drops and reply.words is not None and AttemptRef.decode(packets[0].head).round % self.drops == 0:
+            raise Refused("this site drops out of the round")
+        return reply
+
+
+def main(home: Path, server: str, ca: Path, roster: Path, size: int, drops: int = 0) -> None:
     """Serves until the session is over."""
+    plaintext.register()
     keys = load_site(home)
-    learner = InstantLearner(layout_of(size))
+    learner, policy = InstantLearner(layout_of(size)), Policy(tuple(SCHEMES), least_colluders=0)
     with only_agent(home):
         listed = accept_roster(keys, roster, int(time.time()))
-        site = Site(
-            keys.home, keys.keys, keys.state_key, listed, Policy(), learner, os.urandom, lambda: int(time.time())
+        site = DroppingSite(
+            keys.home, keys.keys, keys.state_key, listed, policy, learner, os.urandom, lambda: int(time.time())
         )
+        site.drops = drops
         _serve(site, keys, server, ca, PATIENCE_S)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5]))
+    main(*map(Path, sys.argv[1:2]), sys.argv[2], *map(Path, sys.argv[3:5]), *map(int, sys.argv[5:]))

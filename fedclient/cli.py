@@ -184,6 +184,23 @@ def _openings(home: Path, folder: Path, passphrase_file: Path | None) -> Opening
     return lambda round_, attempt: kept.opening(round_, attempt) or b""
 
 
+@app.command("report")
+def report(
+    home: Annotated[Path, typer.Argument(metavar="HOME", help="The site's key folder.")],
+    session: Annotated[str, typer.Option(metavar="ID", help="The session, or how its name begins.")] = "",
+) -> None:
+    """Show what each phase of the rounds cost this site: wall time, CPU time, traffic.
+
+    \b
+    Example, at a site:
+      fedclient report ~/.local/share/secagg-lora/hospital-a
+    """
+    from fedclient.spending import show
+    from fedclient.verifying import session_in
+
+    show(home, session_in(home, session).name)
+
+
 @app.command("export")
 def export_round(
     home: Annotated[Path, typer.Argument(metavar="HOME", help="The site's key folder.")],

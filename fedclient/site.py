@@ -14,6 +14,7 @@ from nacl.public import PrivateKey, PublicKey, SealedBox
 
 from fedclient.settings import LocalError
 from fedclient.store import JoinedSessions, SessionStore, UsedKeys, forget_other_sessions
+from fedclient.timings import PHASES, Laps, Timing, keep, size_of
 from secagg.chain import Position
 from secagg.config import Manifest, Policy, RoundContext, Setting
 from secagg.enrol import (
@@ -106,13 +107,24 @@ class Site:
         self._rng, self._now = rng, now
         self._prepared: tuple[bytes, tuple[Setting, ...], Facts] | None = None
         self._session: Session | None = None
+        self._laps = Laps()
         self.finished = False
 
     def handle(self, kind: str, packets: Sequence[Packet]) -> Packet:
         """The reply to one request. Raises SecAggError or LocalError; then nothing may leave but the code."""
         if kind not in HANDLERS or not packets:
             raise Malformed("no such request")
-        return HANDLERS[kind](self, packets[0], packets[1:])
+        self._laps.begin()
+        reply = HANDLERS[kind](self, packets[0], packets[1:])
+        self._laps.lap(kind)
+        self._keep_timing(kind, packets, reply)
+        return reply
+
+    def _keep_timing(self, kind: str, packets: Sequence[Packet], reply: Packet) -> None:
+        session = self._session
+        named, round_ = ("", 0) if session is None else (session.position.session.hex(), session.position.round + 1)
+        down, up = size_of(packets), size_of([reply])
+        keep(self._home, Timing(self._now(), named, round_, kind, self._laps.seconds, self._laps.cpu, down, up))
 
     # ------------------------------------------------------------------ before the rounds
 
@@ -247,6 +259,7 @@ class Site:
         require_shareable(session.manifest, values, metrics)
         weight = weight_of(session.manifest, metrics.examples)
         session.store.save_update(round_, Update(values, weight, metrics))
+        self._laps.lap("train")
 
     def _catch_up(self, session: Session, before: int, attempts: Sequence[int], aggregates: Sequence[Packet]) -> None:
         """Opens the aggregates of the rounds just before `before`, as far as this site lacks them."""
@@ -274,6 +287,7 @@ class Site:
         totals = mean.totals
         self._tell(f"round {round_}: the mean of {', '.join(mean.contributors)}; {totals.clipped:.2%} clipped")
         session.store.forget_round()
+        self._laps.lap("open")
 
     def _opened(self, session: Session, context: RoundContext, aggregate: Packet) -> tuple[Mean, bytes]:
         """The mean, and what opened it: what this site's own session holds, or else what a peer lent it.
@@ -311,6 +325,7 @@ class Site:
             _, line = session.store.ledger.answer(context.header, client.stage, client.evidence)
             session.store.record(line)
             session.store.save_client(ref.round, ref.attempt, client.to_bytes())
+            self._laps.lap(PHASES[client.stage])
         except BaseException:
             session.client = None  # what is in memory may be ahead of the disk: read it back next time
             raise

@@ -175,6 +175,26 @@ def verify_round(
         notice("vectors that are not here were not kept: fedserver --keep-vectors says of how many rounds they are")
 
 
+@app.command("report")
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --out of the session.")],
+    out: Annotated[Path | None, typer.Option(help="Where the report goes [default: DIR/report].")] = None,
+    timings: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="A copy of a site's HOME/timings.jsonl; may be repeated.")
+    ] = None,
+) -> None:
+    """Write what protection cost the rounds of this session, as a page, as Markdown and as JSON.
+
+    \b
+    Example, at the server:
+      fedserver report ./out
+    """
+    from fedserver.overhead.session import session_run
+    from fedserver.overhead.write import report_of, write_report
+
+    typer.echo(str(write_report(report_of(session_run(folder, timings or ())), out or folder / "report")))
+
+
 def _require_alone(context: typer.Context, mode: str, allowed: set[str]) -> None:
     """Raises BadParameter for an option that this mode would ignore."""
     for name in context.params.keys() - allowed:

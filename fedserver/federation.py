@@ -199,10 +199,11 @@ class Federation:
             if attempt:
                 self._gather(manifest.least_survivors, manifest.least_survivors)
             self._journal.write("round", round=round_, rounds=manifest.rounds)
-            train_started, account = time.monotonic(), Account()
+            train_started, train_cpu, account = time.monotonic(), time.process_time(), Account()
             try:
                 position, cohort = self._start(manifest, round_, account)
                 train_s = time.monotonic() - train_started
+                account.cpu["start"] = time.process_time() - train_cpu
                 context, aggregate = self._attempt(manifest, position, cohort, account)
             except SecAggError as error:
                 why.append(self._void(round_, error, account))
@@ -349,10 +350,13 @@ class Federation:
         self, context: RoundContext, aggregate: Aggregate, account: Account, train_s: float, started: float
     ) -> None:
         """Opens the sum as a site would, keeps it for good, and says so."""
+        commit_started, commit_cpu = time.monotonic(), time.process_time()
         mean = self._open(context, aggregate)
         header = context.header
         self._checkpoint.save_round(header.round, header.attempt, aggregate, self._plan.keep_vectors)
-        self._report(context, aggregate, mean, account, train_s, time.monotonic() - started)
+        account.cpu["commit"] = time.process_time() - commit_cpu
+        ended = time.monotonic()
+        self._report(context, aggregate, mean, account, train_s, ended - commit_started, ended - started)
 
     def _void(self, round_: int, error: SecAggError, account: Account) -> str:
         why = f"{error}; missing: {account.missing()}"
@@ -384,13 +388,14 @@ class Federation:
 
     def _report(
         self, context: RoundContext, aggregate: Aggregate, mean: Mean | None, account: Account, train_s: float,
-        total_s: float,
+        commit_s: float, total_s: float,
     ) -> None:  # fmt: skip
         manifest, round_ = context.manifest, context.header.round
         dropped = sorted(set(manifest.sites) - set(aggregate.contributors))
         self._journal.write(
             "aggregated", round=round_, attempt=context.header.attempt, contributors=list(aggregate.contributors),
-            dropouts=dropped, seconds_train=train_s, seconds_total=total_s, seconds=account.seconds,
+            dropouts=dropped, seconds_train=train_s, seconds_commit=commit_s, seconds_total=total_s,
+            seconds=account.seconds, cpu=account.cpu,
             bytes_up=account.bytes_up, bytes_down=account.bytes_down, size=manifest.size,
             totals=None if mean is None else _plain(mean),
         )  # fmt: skip

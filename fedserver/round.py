@@ -18,6 +18,7 @@ class Account:
     """What an attempt cost and who stood out in it; everything here is public."""
 
     seconds: dict[str, float] = field(default_factory=dict)  # by phase
+    cpu: dict[str, float] = field(default_factory=dict)  # seconds of this process, all threads, by phase
     bytes_up: dict[str, int] = field(default_factory=dict)  # encoded heads and words, all sites
     bytes_down: dict[str, int] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)  # site -> code
@@ -64,7 +65,8 @@ def _run_phases(
     account: Account, max_words: int, hold: Callable[[bytes], None],
 ) -> None:  # fmt: skip
     while not session.done:
-        phase, requests, started = session.phase, session.requests(), time.monotonic()
+        started, started_cpu = time.monotonic(), time.process_time()
+        phase, requests = session.phase, session.requests()
         journal.write("phase", round=ref.round, attempt=ref.attempt, phase=phase, asked=sorted(requests))
         account.add(phase, down=sum(size_of(packet) for packet in requests.values()))
         exchange = _Exchange(link, ref, phase, requests, phase_timeout_s, journal, account, max_words)
@@ -72,6 +74,7 @@ def _run_phases(
             session.receive(exchange.replies())
         finally:
             account.seconds[phase] = time.monotonic() - started
+            account.cpu[phase] = time.process_time() - started_cpu
             for site in sorted(set(requests) - exchange.answered - set(account.refused)):
                 account.silent[site] = phase
                 journal.write("silent", round=ref.round, attempt=ref.attempt, phase=phase, site=site)

@@ -18,7 +18,9 @@ import keys.params
 import keys.public
 from secagg import chain, config, enrol, errors, identity, labels, lanes, tally, thresholds, wire
 from secagg.ckks import messages as ckks_messages
+from secagg.ckks import sampling
 from secagg.ckks import states as ckks_states
+from secagg.ckks.params import choose
 from secagg.ckks_shared import keys as shared_keys
 from secagg.ckks_shared import messages as shared_messages
 from secagg.initial import initial_adapter
@@ -427,6 +429,22 @@ def known() -> list[str]:
         derive(h0, b"", labels.ROTATION, 48).hex(),
         packed.astype("<u8").tobytes().hex(),
         mean.astype("<f4").tobytes().hex(),
+        *known_of_ckks(h0),
+    ]
+
+
+def known_of_ckks(h0: bytes) -> list[str]:
+    """The rows of section 13."""
+    params, key = choose(8, 5, 1, 100_000), sampling.one_time_key(counting(64), 4096)
+    numbers = params.ring_size, len(params.primes), params.field_bits, params.fields, params.delta_bits
+    public = sampling.public_element(choose(8, 3, 1, 24), h0, 0)
+    update = sampling.update_digest(np.array([0.5, -0.25], np.float32), 1)
+    return [
+        ", ".join(map(str, numbers)),
+        sampling.hedged_seed(counting(32), h0, 3, update).hex(),
+        key[:8].tobytes().hex(),
+        b"".join(int(entry).to_bytes(3, "little") for entry in public[0, :4]).hex(),
+        ckks_messages.blind_commitment(h0, bytes([0, 0, 0, 3]), counting(32)).hex(),
     ]
 
 

@@ -39,7 +39,7 @@ def update_digest(values: NDArray[np.float32], weight: int) -> bytes:
 def hedged_seed(random: bytes, header_digest: bytes, place: int, update: bytes) -> bytes:
     """The 64 bytes from which a site derives its key, its errors and its dither in one attempt; secret.
 
-    random: 32 bytes from the operating system. place: the site's place in the roster, from 0. update: `update_digest`.
+    random: 32 bytes from the operating system. place: the site's on the roster (spec §9.1). update: `update_digest`.
     If the system repeats its random bytes after a rollback, another header or another update still gives another key:
     two ciphertexts of different values under one key differ without noise. Raises Misuse.
     """

@@ -1,5 +1,7 @@
 """The adversary laboratory: for each attack, what stops it, shown end to end. Start reading here.
 
+Most tests run once for each scheme that goes through masked mode.
+
 | attack | file |
 |---|---|
 | one site as survivor and as dropout; short or double quorums | test_both_sets.py |
@@ -13,8 +15,10 @@
 | colluders, Sybils, tiny cohorts, denied vectors; what lies beyond the claims | test_collusion.py |
 | overflow of a lane | test_overflow.py |
 | a false sum, alone and with a colluder | test_integrity.py |
+| ckks mode: the server alone, with one site; ciphertexts made of others'; outputs with errors | test_blind_sums.py |
 | any of these together, at random | test_any_combination.py |
 
-The tools: parties.py (honest sites, colluders), lab.py (the network, the server and all it saw), knowledge.py (all
-that follows from what it saw), worlds.py (that nothing else does), ending.py (how it ends a round).
+The tools: forms.py (what differs between schemes), parties.py (honest sites, colluders), lab.py (the network, the
+server and all it saw), knowledge.py (all that follows from what it saw), worlds.py (that nothing else does), ending.py
+(how it ends a round).
 """

@@ -4,9 +4,13 @@
 
 1. it opens every box that was sealed to a colluder, and collects these shares and those that sites released;
 2. it rebuilds every secret of which t shares of any mixture fit together, and checks it against its public value;
-3. it strips every masked vector of every mask that such a secret, or one of a colluder, derives;
+   in ckks mode it also opens every blind box that was sealed to a colluder;
+3. it strips every masked vector of every mask, and every pad, that such a secret, or one of a colluder, derives;
 4. what is left of each vector is the site's words plus masks it does not have. A linear combination in which those
    cancel is an open sum. All of them follow from a basis, which Gaussian elimination finds.
+
+In ckks mode the words are those of a one-time key, and the sum of keys opens the sum of ciphertexts: their self-masks
+come from the same seeds as those of the words.
 
 So the basis says exactly which sums of honest updates the adversary has. It is empty before an attempt is opened, and
 after that it is one vector: every honest survivor once. (That the masks between the honest survivors connect them all
@@ -24,6 +28,8 @@ from math import lcm
 
 import numpy as np
 
+from secagg.ckks.messages import BlindRoster, BlindShares
+from secagg.ckks.payload import pad_seed
 from secagg.config import RoundContext
 from secagg.errors import Malformed
 from secagg.masked.graph import box_aad, box_key, pair_seed, self_seed
@@ -42,15 +48,20 @@ from secagg.masked.messages import (
 from secagg.primitives.aead import unseal
 from secagg.primitives.agreement import agree, public_key
 from secagg.primitives.shamir import SHARE_BYTES, combine
-from tests.adversaries.lab import View
-from tests.adversaries.parties import expand
+from secagg.wire import tag_of
+from tests.adversaries.forms import Open, Sent, blind_seeds_dealt, masked_part
+from tests.adversaries.lab import Heard, View
+from tests.adversaries.parties import expand, form_of
 
 Terms = dict[int, int]  # index of a vector -> how often it is in the sum
 
 
 @dataclass(frozen=True)
 class Mask:
-    """One mask: of two sites and their mask keys, in order of place, or of one and its commitment to a seed."""
+    """One mask: of two sites and their mask keys, in order of place, or of one and its commitment to a seed.
+
+    share_set: empty for a blind pad, which is the same over every share set.
+    """
 
     header: bytes
     share_set: bytes
@@ -67,6 +78,7 @@ class Vector:
     context: RoundContext
     share_set: bytes
     words: np.ndarray
+    sent: Sent
     masks: dict[Mask, int]
     unknown: dict[Mask, int] = field(default_factory=dict)
     residual: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
@@ -94,29 +106,20 @@ class Knowledge:
         total = np.zeros_like(self.vectors[min(terms)].residual)
         for index, times in terms.items():
             total += self.vectors[index].residual * np.uint64(times % (1 << 64))
-        return total
+        sent = [self.vectors[index].sent for index in terms]
+        return form_of(sent[0].context).value(Open(sent, list(terms.values()), total, self.secrets))
 
 
 def what_it_can_compute(view: View) -> Knowledge:
     """Everything that follows from the view."""
     contexts = {each.digest: each.context for each in view.heard}
     rosters, sets = _lists(view)
-    secrets = _of_colluders(view, contexts.values())
+    secrets = _of_colluders(view, contexts.values()) | _blind_seeds(view, rosters) | view.stolen
     adverts = [advert for _, advert in view.replies(KeyAdvert)]
     pool = _shares(view, contexts, rosters)
     for heard, advert in view.replies(KeyAdvert):
         secrets |= _rebuilt(heard.context, advert, pool)
-    vectors = [
-        Vector(
-            heard.machine,
-            heard.site,
-            heard.context,
-            message.share_set,
-            np.frombuffer(heard.words, "<u8").copy(),
-            _masks(heard.context, heard.site, message.share_set, rosters, sets[heard.digest, message.share_set]),
-        )
-        for heard, message in view.replies(MaskedVector)
-    ]
+    vectors = [_vector(heard, message, rosters, sets) for heard, message in view.replies(MaskedVector)]
     for vector in vectors:
         _strip(vector, secrets)
     return Knowledge(secrets, adverts, vectors, _open_sums(vectors))
@@ -124,21 +127,47 @@ def what_it_can_compute(view: View) -> Knowledge:
 
 # ---------------------------------------------------------------------- what was said
 
-Rosters = dict[tuple[bytes, bytes], tuple[KeyAdvert, ...]]
+
+@dataclass(frozen=True)
+class Listed:
+    """U1 as a site accepted it. blind: with what ckks mode has around it, if it is of that mode."""
+
+    adverts: tuple[KeyAdvert, ...]
+    blind: BlindRoster | None
+
+    def commitment(self, site: str) -> bytes | None:
+        """Of the blind seed of a site, if there are such."""
+        return None if self.blind is None else next(e.commitment for e in self.blind.adverts if e.site == site)
+
+
+Rosters = dict[tuple[bytes, bytes], Listed]
 Sets = dict[tuple[bytes, bytes], tuple[ShareStatement, ...]]
 Pool = dict[tuple[bytes, str, str], dict[int, set[bytes]]]  # header, owner, kind -> point -> shares
 
 
 def _lists(view: View) -> tuple[Rosters, Sets]:
     rosters, sets = {}, {}
-    for each in view.heard:
-        if each.request[1:2] == bytes([KeyRoster.TAG]) and not each.refusal:
-            adverts = KeyRoster.decode(each.request).adverts
-            rosters[each.digest, key_roster_digest(each.digest, adverts)] = adverts
-        if each.request[1:2] == bytes([ShareBundle.TAG]) and not each.refusal:
-            statements = ShareBundle.decode(each.request).statements
+    for each in (each for each in view.heard if not each.refusal):
+        head = masked_part(each.request)
+        if tag_of(head) == KeyRoster.TAG:
+            adverts = KeyRoster.decode(head).adverts
+            blind = None if head == each.request else BlindRoster.decode(each.request)
+            rosters[each.digest, key_roster_digest(each.digest, adverts)] = Listed(adverts, blind)
+        if tag_of(head) == ShareBundle.TAG:
+            statements = ShareBundle.decode(head).statements
             sets[each.digest, share_set_digest(each.digest, statements)] = statements
     return rosters, sets
+
+
+def _vector(heard: Heard, message: MaskedVector, rosters: Rosters, sets: Sets) -> Vector:
+    context, site, h2 = heard.context, heard.site, message.share_set
+    statements = sets[heard.digest, h2]
+    roster = rosters[heard.digest, statements[0].key_roster]
+    words, count = np.frombuffer(heard.words, "<u8"), form_of(context).payload(context).words
+    commitment = next(each.seed_commitment for each in roster.adverts if each.site == site)
+    sent = Sent(site, context, h2, message.words, commitment, words[count:].astype(np.uint64))
+    masks = _masks(context, site, h2, roster, statements)
+    return Vector(heard.machine, site, context, h2, words[:count].astype(np.uint64), sent, masks)
 
 
 def _of_colluders(view: View, contexts: Iterable[RoundContext]) -> dict[bytes, bytes]:
@@ -149,13 +178,23 @@ def _of_colluders(view: View, contexts: Iterable[RoundContext]) -> dict[bytes, b
     return secrets
 
 
+def _blind_seeds(view: View, rosters: Rosters) -> dict[bytes, bytes]:
+    """By commitment: what honest sites dealt to colluders."""
+    found = {}
+    for heard, message in view.replies(BlindShares):
+        listed = rosters[heard.digest, message.shares.statement.key_roster].blind
+        assert listed is not None
+        found |= blind_seeds_dealt(heard.context, listed, heard.site, message, view.colluders)
+    return found
+
+
 # ---------------------------------------------------------------------- secrets
 
 
 def _shares(view: View, contexts: Mapping[bytes, RoundContext], rosters: Rosters) -> Pool:
     pool: Pool = defaultdict(lambda: defaultdict(set))
     for heard, message in view.replies(SealedShares):
-        adverts = {each.site: each for each in rosters[heard.digest, message.statement.key_roster]}
+        adverts = {each.site: each for each in rosters[heard.digest, message.statement.key_roster].adverts}
         for box in (box for box in message.boxes if box.site in view.colluders):
             secret = _share_secret(view, adverts[box.site])
             key = box_key(heard.context, agree(secret, adverts[heard.site].share_key), heard.site, box.site)
@@ -206,11 +245,13 @@ def _secrets(shares: Mapping[int, set[bytes]], threshold: int) -> Iterable[bytes
 
 
 def _masks(
-    context: RoundContext, site: str, h2: bytes, rosters: Rosters, statements: tuple[ShareStatement, ...]
+    context: RoundContext, site: str, h2: bytes, roster: Listed, statements: tuple[ShareStatement, ...]
 ) -> dict[Mask, int]:
-    """The masks on a vector of the site over this share set, with their signs."""
-    adverts = {each.site: each for each in rosters[context.digest, statements[0].key_roster]}
-    masks = {Mask(context.digest, h2, (site,), (adverts[site].seed_commitment,)): 1}
+    """The masks on a vector of the site over this share set, and its pad if it has one, with their signs."""
+    adverts = {each.site: each for each in roster.adverts}
+    pad = roster.commitment(site)
+    masks = {} if pad is None else {Mask(context.digest, b"", (site,), (pad,)): 1}
+    masks |= {Mask(context.digest, h2, (site,), (adverts[site].seed_commitment,)): 1}
     for peer in (each.site for each in statements if each.site != site):
         pair = tuple(sorted((site, peer), key=context.points.__getitem__))
         keys = tuple(adverts[each].mask_key for each in pair)
@@ -222,6 +263,8 @@ def seed_of(vector: Vector, mask: Mask, secrets: Mapping[bytes, bytes]) -> bytes
     """The 48-byte seed of a mask, if one of the secrets derives it."""
     context, h2 = vector.context, vector.share_set
     for site, public in zip(mask.sites, mask.public, strict=True):
+        if public in secrets and not mask.share_set:
+            return pad_seed(context, site, secrets[public])
         if public in secrets and len(mask.public) == 1:
             return self_seed(context, h2, site, secrets[public])
         if public in secrets:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -38,8 +38,10 @@ from secagg.masked.messages import (
     survivor_set_digest,
 )
 from secagg.primitives.signature import sign
+from secagg.schemes import scheme_named
 from secagg.session import Packet, Update
-from secagg.wire import Struct
+from secagg.wire import Struct, tag_of
+from tests.adversaries.forms import FORMS, masked_part
 from tests.adversaries.parties import GRID, Colluder, HonestSite, random_input
 from tests.masked.stage import PHASES
 from tests.sim import Consortium, Dice
@@ -70,26 +72,33 @@ class View:
 
     heard: list[Heard] = field(default_factory=list)
     colluders: dict[str, Colluder] = field(default_factory=dict)
+    stolen: dict[bytes, bytes] = field(default_factory=dict)  # secrets by public value
 
     def replies(self, kind: type[S]) -> Iterable[tuple[Heard, S]]:
-        """Everything of one kind that left an honest site."""
+        """Everything of one kind that left an honest site; a masked message also from within another."""
         for each in self.heard:
-            if each.reply and each.reply[1] == kind.TAG:
-                yield each, kind.decode(each.reply)
+            for head in dict.fromkeys((each.reply, masked_part(each.reply)) if each.reply else ()):
+                if tag_of(head) == kind.TAG:
+                    yield each, kind.decode(head)
 
 
 # ---------------------------------------------------------------------- the laboratory
 
 
 class Lab:
-    """n sites, some of them the server's. `machines`: every machine of an honest site, clones too, by name."""
+    """n sites, some of them the server's. `machines`: every machine of an honest site, clones too, by name.
+
+    The scheme is the class's unless the manifest's fields name one.
+    """
+
+    scheme: ClassVar[str] = next(iter(FORMS))
 
     def __init__(
         self, n: int = 7, colluding: Iterable[str] = (), size: int = 12, cap: int = 1, seed: object = 0,
         inputs: Mapping[str, Update] | None = None, **manifest: Any,
     ) -> None:  # fmt: skip
         self.consortium = Consortium(n)
-        self.manifest = self.consortium.manifest(size, **{**GRID, "weight_cap": cap, **manifest})
+        self.manifest = self.consortium.manifest(size, **{**GRID, "scheme": self.scheme, "weight_cap": cap, **manifest})
         self.cap, self.size, self.seed = cap, size, seed
         self.names, self.colluding = self.consortium.names, tuple(colluding)
         self.honest = tuple(name for name in self.names if name not in self.colluding)
@@ -97,9 +106,24 @@ class Lab:
         keys = self.consortium.keys
         self.view = View(colluders={name: Colluder(keys[name], self.inputs[name]) for name in self.colluding})
         self.machines = {name: self._machine(name) for name in self.honest}
+        self.form = FORMS[self.manifest.scheme]
+        self.envelopes = self.form.envelopes({name: keys[name] for name in self.colluding})
+
+    def if_read(self, *sums: Any) -> list[Any]:
+        """These sums, or none where it takes a site to read a sum and the server has none."""
+        return [] if self.form.blind and not self.colluding else list(sums)
+
+    def steal_openings(self, machine: str) -> None:
+        """Gives the adversary what a machine keeps of its last attempt so that the sum can be opened, if anything."""
+        party = self.machines[machine]
+        assert party.saved is not None
+        context = next(each for each in party.contexts.values() if party.saved[2].startswith(each.digest))
+        opening = scheme_named(self.manifest.scheme).opening(context, party.keys, party.saved[2])
+        kept = self.form.kept(context, party.saved[2])
+        self.view.stolen |= {public: secret for public, secret in kept.items() if secret in opening}
 
     def _machine(self, name: str) -> HonestSite:
-        policy = Policy(largest_weight=1 << 20, least_colluders=0)
+        policy = Policy(tuple(FORMS), largest_weight=1 << 20, least_colluders=0)
         return HonestSite(
             self.consortium.keys[name], self.manifest, self.consortium, self.inputs[name], policy,
             Dice((self.seed, "rng", name)), Position.start(self.manifest), Ledger(self.manifest.digest()),
@@ -237,7 +261,7 @@ class Attempt:
 
     def ask(self, machine: str, message: Struct | Packet) -> Struct | None:
         """What an honest machine answers to a message; None if it refuses, and then only a code has left."""
-        packet = message if isinstance(message, Packet) else Packet(message.encode())
+        packet = message if isinstance(message, Packet) else Packet(self.whole(machine, message).encode())
         party = self.lab.machines[machine]
         context = party.context(self.context.header.attempt)
         try:
@@ -254,6 +278,10 @@ class Attempt:
         self.view.heard.append(heard)
         return self._take(machine, reply)
 
+    def whole(self, machine: str, message: Struct) -> Struct:
+        """The scheme's own request around a masked message."""
+        return self.lab.envelopes.around(self.context, self.site(machine), message)
+
     def refuses(self, machine: str, message: Struct | Packet, error: type[SecAggError], rule: str) -> SecAggError:
         """Asserts that an honest machine refuses the message for this reason and that nothing but a code leaves."""
         assert self.ask(machine, message) is None, f"{machine} answered"
@@ -264,12 +292,14 @@ class Attempt:
         return refusal
 
     def _take(self, machine: str, reply: Packet) -> Struct:
+        self.lab.envelopes.keep(self.context, reply.head)
+        head = masked_part(reply.head)
         for kind, kept in (
             (KeyAdvert, self.adverts), (SealedShares, self.sealed), (MaskedVector, self.vectors),
             (SurvivorSignature, self.signatures), (UnmaskShares, self.shares), (Projections, self.projections),
         ):  # fmt: skip
-            if reply.head[1] == kind.TAG:
-                kept[machine] = kind.decode(reply.head)  # type: ignore[index]
+            if tag_of(head) == kind.TAG:
+                kept[machine] = kind.decode(head)  # type: ignore[index]
                 if reply.words is not None:
                     self.words[machine] = reply.words.copy()
                 return kept[machine]  # type: ignore[index]

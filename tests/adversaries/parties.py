@@ -14,7 +14,7 @@ from secagg.config import Manifest, Policy, RoundContext
 from secagg.errors import Refused, SecAggError
 from secagg.identity import SiteKeys
 from secagg.labels import SIGN_KEY_ADVERT, SIGN_SEALED_SHARES, SIGN_SURVIVORS
-from secagg.masked.graph import box_aad, box_key, neighbour_seeds, self_seed
+from secagg.masked.graph import box_aad, box_key, neighbour_seeds, self_seed, tail_seed
 from secagg.masked.messages import (
     Box,
     KeyAdvert,
@@ -28,16 +28,14 @@ from secagg.masked.messages import (
     seed_commitment,
     share_set_digest,
 )
-from secagg.masked.payload import quantizer_of
-from secagg.masked.states import Advertised, decode_state
 from secagg.primitives.aead import seal
 from secagg.primitives.agreement import agree, public_key
 from secagg.primitives.prg import Stream
 from secagg.primitives.shamir import split
 from secagg.schemes import scheme_named
 from secagg.session import ClientSession, Mean, Metrics, Packet, Update, Words
-from secagg.tally import Tally
 from secagg.vector import Layout, Vector, adapter_digest
+from tests.adversaries.forms import FORMS, Form
 from tests.masked.stage import resigned
 from tests.sim import Consortium, Dice
 
@@ -62,11 +60,13 @@ def random_input(seed: object, size: int, cap: int = 1) -> Update:
 
 
 def words_of_update(context: RoundContext, update: Update) -> np.ndarray:
-    """What a site masks: the packed, weighted levels and the tally."""
-    blocks = quantizer_of(context).blocks(update.values, update.weight, Stream(bytes(48)))
-    words = [block.copy() for block in blocks]
-    tally = Tally.of(update.metrics, update.weight, blocks.clipped, blocks.peak_q40)
-    return np.concatenate([*words, tally.words()])
+    """What a site adds to an open sum, in the packing of the round's scheme."""
+    return form_of(context).plain(context, update)
+
+
+def form_of(context: RoundContext) -> Form:
+    """What the laboratory knows of the round's scheme."""
+    return FORMS[context.manifest.scheme]
 
 
 # ---------------------------------------------------------------------- the honest
@@ -101,7 +101,10 @@ class HonestSite:
 
     def finish(self, attempt: int, aggregate: Packet) -> Mean:
         """Opens an aggregate and goes on to the next round. Raises SecAggError, and then stays where it is."""
-        mean = scheme_named(self.manifest.scheme).open(self.context(attempt), aggregate, self.keys)
+        context, scheme = self.context(attempt), scheme_named(self.manifest.scheme)
+        took_part = self.saved is not None and self.saved[:2] == (context.header.round, attempt)
+        opening = scheme.opening(context, self.keys, self.saved[2] if took_part and self.saved else None)
+        mean = scheme.open(context, aggregate, opening)
         self.adapter = np.add(self.adapter, mean.values, dtype=np.float32)
         layout = Layout((("vector", (self.manifest.size,)),))
         self.position, self.client = self.position.after(mean, adapter_digest(layout, self.adapter)), None
@@ -111,8 +114,10 @@ class HonestSite:
         """The reply. Raises SecAggError, and then only its code leaves."""
         context = self.context(attempt)
         client = self._session(context)
+        drawn: list[bytes] = []
         try:
-            reply = client.handle(request)
+            with form_of(context).watched(drawn):
+                reply = client.handle(request)
             self.ledger, _ = self.ledger.answer(context.header, client.stage, client.evidence)
         except SecAggError:
             self.client = None
@@ -120,7 +125,9 @@ class HonestSite:
         self.saved = context.header.round, attempt, client.to_bytes()
         if reply.words is not None:
             self.sent[context.header.round, attempt] = reply.words
-        self._note(context)
+        self.inside |= form_of(context).kept(context, self.saved[2])
+        if drawn:
+            self.inside[MaskedVector.decode(reply.head).words] = drawn[-1]
         if client.released:
             self.update = None
         return reply
@@ -148,13 +155,6 @@ class HonestSite:
             self.client = scheme.client(*parts, self.update, self.rng)
         self.attempt = attempt
         return self.client
-
-    def _note(self, context: RoundContext) -> None:
-        assert self.saved is not None
-        state = decode_state(self.saved[2][32:])
-        if isinstance(state, Advertised):
-            self.inside[state.advert.mask_key] = state.mask_secret
-            self.inside[state.advert.seed_commitment] = state.seed
 
     def machine(self, rng: Dice) -> HonestSite:
         """A second machine with everything this one has, as a snapshot restored elsewhere; rng: its randomness."""
@@ -243,11 +243,15 @@ class Colluder:
         inside = {each.site for each in statements} - {self.site}
         peers = [(each.site, each.mask_key) for each in adverts if each.site in inside]
         seeds = neighbour_seeds(context, h2, own.mask_secret, self.site, peers)
-        words = words_of_update(context, self.update)
+        payload = form_of(context).payload(context, self.site, next(each for each in adverts if each.site == self.site))
+        contribution = payload.contribute(self.update, Dice((self.site, h2, "random")))
+        tail = [contribution.tail(tail_seed(context, h2, self.site, own.seed))] if payload.tail_words else []
+        masked = np.concatenate([block.copy() for block in contribution.blocks()])
         for seed in (*seeds.plus, self_seed(context, h2, self.site, own.seed)):
-            words += expand(seed, words.size)
+            masked += expand(seed, masked.size)
         for seed in seeds.minus:
-            words -= expand(seed, words.size)
+            masked -= expand(seed, masked.size)
+        words = np.concatenate([masked, *tail])
         draft = MaskedVector(self.site, h2, masked_words_digest(context.digest, words), bytes(64))
         return resigned(context, self.keys, draft), words
 

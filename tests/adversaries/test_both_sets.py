@@ -17,6 +17,8 @@ from tests.adversaries.lab import Lab, Story
 from tests.adversaries.worlds import views_are_identical
 from tests.sim import site_name
 
+pytestmark = pytest.mark.usefixtures("scheme")
+
 COLLUDING = ("site-06", "site-07")
 VICTIM = "site-01"
 OTHERS = tuple(site_name(i) for i in range(2, 6))

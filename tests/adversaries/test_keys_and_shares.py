@@ -15,8 +15,10 @@ from secagg.primitives.agreement import agree
 from secagg.session import Packet
 from tests.adversaries.lab import Attempt, Lab, Story
 from tests.adversaries.worlds import views_are_identical
-from tests.masked.stage import client_of, flipped, resigned, swapped
+from tests.masked.stage import flipped, resigned, swapped
 from tests.sim import Dice, Round, federation
+
+pytestmark = pytest.mark.usefixtures("scheme")
 
 LIAR, ME, PEER = "site-07", "site-02", "site-03"
 WHOLE = Story.of(*(f"site-{i:02d}" for i in range(1, 8)))
@@ -186,6 +188,11 @@ def raised(told: UnmaskShares) -> bytes:
     return (int.from_bytes(told.seeds[1].share, "big") + 1).to_bytes(33, "big")
 
 
+def round_of_seven() -> Round:
+    """A round of the test's scheme."""
+    return federation(7, manifest={"scheme": Lab.scheme})
+
+
 def lying(round_: Round, liars: tuple[str, ...], lie: Callable[[UnmaskShares], UnmaskShares]) -> Round:
     def alter(phase: str, site: str, packet: Packet) -> Packet:
         if phase != "unmask" or site not in liars:
@@ -199,8 +206,8 @@ def lying(round_: Round, liars: tuple[str, ...], lie: Callable[[UnmaskShares], U
 
 @pytest.mark.parametrize("name", LIES)
 def test_a_false_unmask_share_is_found_its_giver_is_named_and_the_sum_is_exact(name: str) -> None:
-    honest = federation(7).run()
-    round_ = lying(federation(7), (GIVER,), LIES[name])
+    honest = round_of_seven().run()
+    round_ = lying(round_of_seven(), (GIVER,), LIES[name])
     assert round_.run().payload.words.tobytes() == honest.payload.words.tobytes()  # type: ignore[union-attr]
     assert set(round_.server.faults) == {GIVER}
     assert "false share" in str(round_.server.faults[GIVER])
@@ -209,10 +216,10 @@ def test_a_false_unmask_share_is_found_its_giver_is_named_and_the_sum_is_exact(n
 def test_a_share_of_another_givers_point_is_found_and_its_giver_is_named() -> None:
     """The mis-indexed share: good at another place of the polynomial."""
     taken: dict[str, UnmaskShares] = {}
-    first = federation(7)
+    first = round_of_seven()
     first.alter_reply = lambda phase, site, packet: note(taken, phase, site, packet)
     honest = first.run()
-    round_ = lying(federation(7), (GIVER,), lambda told: replace(told, seeds=taken["site-05"].seeds))
+    round_ = lying(round_of_seven(), (GIVER,), lambda told: replace(told, seeds=taken["site-05"].seeds))
     assert round_.run().payload.words.tobytes() == honest.payload.words.tobytes()  # type: ignore[union-attr]
     assert set(round_.server.faults) == {GIVER}
 
@@ -225,7 +232,8 @@ def note(taken: dict[str, UnmaskShares], phase: str, site: str, packet: Packet) 
 
 def dealt_wrongly(round_: Round) -> Round:
     """The colluder is the real session but for its shares: every site gets the one of another's point."""
-    dealer = client_of(round_.until("share"), LIAR)
+    client = round_.until("share").clients[LIAR]
+    dealer = getattr(client, "_masked", client)  # whatever its scheme has around it
     deal = dealer._deal
 
     def wrong(state: Advertised, names: Sequence[str]) -> tuple[dict[str, bytes], ...]:
@@ -233,12 +241,12 @@ def dealt_wrongly(round_: Round) -> Round:
             dict(zip(each, [*list(each.values())[1:], *each.values()], strict=False)) for each in deal(state, names)
         )
 
-    dealer._deal = wrong  # type: ignore[method-assign,assignment]
+    dealer._deal = wrong
     return round_
 
 
 def test_a_dealer_of_shares_at_the_wrong_points_is_named_and_nobody_else() -> None:
-    round_ = dealt_wrongly(federation(7))
+    round_ = dealt_wrongly(round_of_seven())
     with pytest.raises(SecAggError) as ended:
         round_.run()
     assert isinstance(ended.value, FaultySite)
@@ -256,8 +264,9 @@ def test_the_shares_that_leave_in_a_spoilt_attempt_open_nothing() -> None:
     assert known.open_to() == [dict.fromkeys(WHOLE.u1[:5], 1)]
 
 
+@pytest.mark.parametrize("scheme", ["masked"], indirect=True)
 def test_an_honest_server_drops_a_site_with_a_bad_key_before_anybody_sees_it() -> None:
-    round_ = federation(7)
+    round_ = round_of_seven()
     keys = round_.consortium.keys[LIAR]
 
     def alter(phase: str, site: str, packet: Packet) -> Packet:

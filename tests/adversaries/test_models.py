@@ -6,13 +6,17 @@ from dataclasses import fields
 
 import pytest
 
+from secagg.ckks.messages import BlindBundle, BlindRoster
 from secagg.config import RoundHeader
 from secagg.enrol import AttemptRef, Finish, Hello, Proposal, RoundStart
 from secagg.errors import FaultyPeerOrServer, FaultyServer
-from secagg.masked.messages import REQUESTS, KeyRoster
-from secagg.wire import Length, field_rules
+from secagg.masked.messages import REQUESTS, KeyAdvert, KeyRoster
+from secagg.wire import Length, field_rules, tag_of
+from tests.adversaries.forms import masked_part
 from tests.adversaries.lab import Lab, Story
 from tests.adversaries.worlds import views_are_identical
+
+pytestmark = pytest.mark.usefixtures("scheme")
 
 COLLUDING = ("site-06", "site-07")
 MANY, FEW = ("site-01", "site-02", "site-03"), ("site-04", "site-05")
@@ -49,7 +53,7 @@ def test_a_site_refuses_the_header_and_the_adverts_of_sites_on_another_adapter()
     second.advertise(*FEW)
     first.adverts |= second.adverts
     message = KeyRoster(first.roster(Story.of(*lab.names)))
-    first.refuses("site-01", message, FaultyPeerOrServer, "site-04: its KeyAdvert is not signed for this attempt")
+    first.refuses("site-01", message, FaultyPeerOrServer, "site-04: its .*Advert is not signed for this attempt")
 
 
 def alone_on_a_model(lab: Lab) -> None:
@@ -68,10 +72,13 @@ def test_a_site_alone_on_a_crafted_adapter_sends_keys_and_nothing_else() -> None
     assert known.open_to() == []
     lab = Lab(7, COLLUDING)
     alone_on_a_model(lab)
-    assert [each.reply[1:2] for each in lab.view.heard if each.reply] == [b"\x0b"]  # its advert
+    assert [tag_of(masked_part(each.reply)) for each in lab.view.heard if each.reply] == [KeyAdvert.TAG]
 
 
-@pytest.mark.parametrize("kind", [*REQUESTS, AttemptRef, Finish, Hello, Proposal, RoundHeader, RoundStart])
+@pytest.mark.parametrize("scheme", ["masked"], indirect=True)
+@pytest.mark.parametrize(
+    "kind", [*REQUESTS, BlindRoster, BlindBundle, AttemptRef, Finish, Hello, Proposal, RoundHeader, RoundStart]
+)
 def test_no_request_has_room_for_parameters_or_code(kind: type) -> None:
     """Whatever a server sends, its byte strings are keys, digests, signatures and boxes: none is longer than 82."""
     assert fields(kind)

@@ -30,13 +30,13 @@ def extreme(sign: float, weight: int) -> Update:
 
 @pytest.mark.parametrize(("bits", "lanes", "cap"), AT_THE_CAP)
 def test_the_sum_is_exact_with_every_value_and_every_weight_and_every_count_at_its_largest(
-    bits: int, lanes: int, cap: int
+    bits: int, lanes: int, cap: int, scheme: str
 ) -> None:
     """The largest cap for which five sites fit a lane: one more would not."""
     assert headroom(bits, N, cap) == lanes
     largest = N * cap * ((1 << bits) - 1)
     assert largest < 1 << lanes <= largest + N * ((1 << bits) - 1)
-    manifest = {"bits": bits, "weight_cap": cap, **GRID}
+    manifest = {"bits": bits, "weight_cap": cap, "scheme": scheme, **GRID}
     for sign in (1.0, -1.0):
         updates = {name: extreme(sign, cap) for name in Consortium(N).names}
         round_ = federation(N, SIZE, updates=updates, manifest=manifest)
@@ -74,12 +74,12 @@ def test_a_modulus_that_is_not_one_of_six_does_not_decode(lanes: int) -> None:
 
 
 @pytest.mark.parametrize("weight", [0, 6, -1])
-def test_a_site_does_not_take_a_weight_outside_the_manifests(weight: int) -> None:
+def test_a_site_does_not_take_a_weight_outside_the_manifests(weight: int, scheme: str) -> None:
     consortium = Consortium(N)
     updates = {name: random_update(name, SIZE) for name in consortium.names}
     updates["site-02"] = replace(updates["site-02"], weight=weight)
     with pytest.raises(Misuse, match=r"weight lies outside 1\.\.5"):
-        federation(N, SIZE, consortium=consortium, updates=updates, manifest={"weight_cap": 5})
+        federation(N, SIZE, consortium=consortium, updates=updates, manifest={"weight_cap": 5, "scheme": scheme})
 
 
 def spoilt(lane: int, added: int) -> tuple[Round, dict[str, Update]]:

@@ -30,6 +30,8 @@ from tests.federation.direct import Bench, Where
 from tests.masked.stage import without
 from tests.sim import Dice
 
+pytestmark = pytest.mark.usefixtures("scheme")
+
 ME = "site-02"
 COLLUDING = ("site-07",)  # one of the two that are declared: there is room for one cloned site
 WHOLE = Story.of(*(f"site-{i:02d}" for i in range(1, 8)))
@@ -271,6 +273,7 @@ def test_copied_sites_and_colluders_above_c_break_the_secrecy_of_others() -> Non
     for phase in (attempt.consent, attempt.unmask):
         for story, group in told.items():
             phase(story, *group)
+    lab.steal_openings("site-02")
     known = what_it_can_compute(lab.view)
     assert known.both() == {"site-01"}
     assert {"site-01": 1} in known.open_to()
@@ -324,7 +327,7 @@ def copied_when_shared(lab: Lab, copies: int, same_randomness: bool = False) -> 
     machines = [ME]
     for number in range(copies):
         machines.append(lab.clone(machines[-1], Dice("same" if same_randomness else ("copy", number))))
-    lab.machines[ME].rng = Dice("same" if same_randomness else "first")
+    lab.machines[ME].rng, lab.machines[ME].client = Dice("same" if same_randomness else "first"), None
     attempt.mask(WHOLE, *machines)
     return [attempt.words[name] for name in machines]
 
@@ -334,6 +337,7 @@ def test_copies_with_one_state_and_one_randomness_send_one_vector() -> None:
     assert first.tobytes() == second.tobytes()
 
 
+@pytest.mark.parametrize("scheme", ["masked"], indirect=True)
 def test_copies_made_at_stage_shared_differ_by_how_they_rounded_and_by_nothing_else() -> None:
     """On the grid, where nothing is rounded, they are equal; off it, by one level at most."""
     lab = Lab(7, COLLUDING)
@@ -346,6 +350,7 @@ def test_copies_made_at_stage_shared_differ_by_how_they_rounded_and_by_nothing_e
     assert set(np.unique(lanes(off, first - second))) <= {-1, 0, 1}
 
 
+@pytest.mark.parametrize("scheme", ["masked"], indirect=True)
 def test_many_copies_made_at_stage_shared_show_where_between_two_levels_an_update_lies() -> None:
     """A finding: each copy rounds anew under the same mask. With k copies the fraction is known to 1 / (2 sqrt k).
 

@@ -30,6 +30,8 @@ from tests.federation.direct import Bench, Where
 from tests.masked.stage import swapped
 from tests.sim import Dice, site_name
 
+pytestmark = pytest.mark.usefixtures("scheme")
+
 COLLUDING = ("site-06", "site-07")
 WHOLE = Story.of(*(site_name(i) for i in range(1, 8)))
 HONEST = tuple(site_name(i) for i in range(1, 6))

@@ -12,6 +12,7 @@ import numpy as np
 from fedclient.packets import SiteRefusal
 from fedclient.settings import LocalError
 from fedclient.site import Facts, Site
+from fedclient.timings import TIMINGS
 from fedserver.checkpoint import Checkpoint
 from fedserver.federation import Federation, Result
 from fedserver.journal import Journal, events_named
@@ -222,11 +223,11 @@ class Bench:
         return tuple(name for name in self.names if name not in gone)
 
     def state(self, name: str) -> dict[str, bytes]:
-        """Every file of a site's home, by path."""
+        """Every file of a site's home, by path, but for its timings, which no answer depends on."""
         return {
             str(path.relative_to(self.folder / name)): path.read_bytes()
             for path in sorted((self.folder / name).rglob("*"))
-            if path.is_file()
+            if path.is_file() and path.name != TIMINGS
         }
 
     def session_folder(self, name: str) -> Path:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.toy_site import InstantLearner, layout_of
+from benchmarks.layout import layout_of
+from benchmarks.toy_site import InstantLearner
 from fedclient.site import Facts
 
 

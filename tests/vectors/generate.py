@@ -18,6 +18,10 @@ from tests.vectors.making import (
     bad_requests,
     bad_sums,
     bad_survivors,
+    ckks_lies,
+    ckks_numbers,
+    ckks_rounds,
+    ckks_sums,
     encoding,
     numbers,
     rounds,
@@ -75,6 +79,16 @@ FILES: dict[str, Callable[[], Json]] = {
     "masked/bad_attached_words.json": bad_sums.bad_attached_words,
     "masked/bad_projection.json": bad_sums.bad_projection,
     "masked/bad_share_index.json": bad_replies.bad_share_index,
+    "ckks/parameters.json": ckks_numbers.parameters,
+    "ckks/roots.json": ckks_numbers.roots,
+    "ckks/sampling.json": ckks_numbers.sampling,
+    "ckks/encryption.json": ckks_numbers.encryption,
+    "ckks/tails.json": ckks_numbers.tails,
+    "ckks/keys.json": ckks_numbers.keys,
+    "ckks/decoding.json": ckks_numbers.decoding,
+    **ckks_rounds.FILES,
+    **ckks_lies.FILES,
+    **ckks_sums.FILES,
 }
 
 

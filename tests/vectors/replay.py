@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -18,7 +19,7 @@ from secagg.primitives.aead import seal
 from secagg.primitives.shamir import P
 from secagg.projection import project
 from secagg.schemes import scheme_named
-from secagg.session import ClientSession, InMemory, Packet
+from secagg.session import ClientSession, InMemory, Packet, Words
 from tests.vectors.form import Json, packet, packet_in, update_in, words, words_in
 from tests.vectors.scene import Given
 
@@ -82,12 +83,14 @@ def named(error: SecAggError) -> Json:
 # ---------------------------------------------------------------------- sites
 
 
-def site_answers(case: Json, inputs: Json) -> None:
+def site_answers(case: Json, inputs: Json) -> Packet:
+    """The reply, which is what the case says."""
     client = client_after_history(inputs)
     reply = client.handle(Packet(unhex(inputs["message"])))
     assert packet(reply) == case["outputs"]["reply"]
     assert client.stage == case["outputs"]["state"].lower()
     derived(case["outputs"], inputs, reply)
+    return reply
 
 
 def derived(outputs: Json, inputs: Json, reply: Packet) -> None:
@@ -110,7 +113,8 @@ def derived(outputs: Json, inputs: Json, reply: Packet) -> None:
         plain = words_in(outputs["words"])
         seeds = [[unhex(seed) for seed in outputs[name].values()] for name in ("added", "subtracted")]
         Masks(*seeds).apply(plain)
-        assert (plain == reply.words).all()
+        assert (plain == reply.words[: plain.size]).all()
+        assert plain.size == reply.words.size or "tail_seed" in outputs
     if "challenge_seed" in outputs:
         record = RoundRecord.decode(unhex(inputs["message"]))
         assert record.transcript().hex() == outputs["transcript"] == Projections.decode(reply.head).record.hex()
@@ -203,12 +207,25 @@ def attempt(case: Json, inputs: Json) -> None:
 def aggregate_opens(case: Json, inputs: Json) -> None:
     """The aggregate opens, or is refused for what the case names while the right one beside it opens."""
     context = context_of(inputs)
+    opening, right = (unhex(inputs.get(name, "")) for name in ("opening", "right_opening"))
     if "error" not in case:
-        opens(context, {**case["outputs"], "aggregate": {"head": inputs["head"], "words": inputs["words"]}})
+        outputs = {**case["outputs"], "opening": opening.hex()}
+        opens(context, {**outputs, "aggregate": {"head": inputs["head"], "words": inputs["words"]}})
         return
     scheme = scheme_named(context.manifest.scheme)
-    refused(case, lambda: scheme.open(context, packet_in({"head": inputs["head"], "words": inputs["words"]})))
-    scheme.open(context, packet_in({"head": inputs["right_head"], "words": inputs["right_words"]}))
+    lie = Packet(unhex(inputs["head"]), beside_in(inputs))
+    refused(case, lambda: scheme.open(context, lie, opening))
+    scheme.open(context, packet_in({"head": inputs["right_head"], "words": inputs["right_words"]}), right)
+
+
+def beside_in(inputs: Json) -> Words:
+    """The words of a false aggregate: listed, or the right ones with amounts added mod 2^64."""
+    if "words" in inputs:
+        return words_in(inputs["words"])
+    beside = words_in(inputs["right_words"])
+    for index, amount in inputs["added"]:
+        beside[index] += np.uint64(int(amount))
+    return beside
 
 
 def requests_in(trip: Json) -> dict[str, str]:
@@ -220,7 +237,8 @@ def opens(context: RoundContext, outputs: Json) -> Any:
     from tests.vectors.form import floats
     from tests.vectors.making.rounds import totals
 
-    mean = scheme_named(context.manifest.scheme).open(context, packet_in(outputs["aggregate"]))
+    opening = unhex(outputs.get("opening", ""))
+    mean = scheme_named(context.manifest.scheme).open(context, packet_in(outputs["aggregate"]), opening)
     assert floats(mean.values) == outputs["mean"]
     assert list(mean.contributors) == outputs["survivors"]
     assert totals(mean) == outputs["totals"]

@@ -30,7 +30,9 @@ NAMES = ("aasen", "borg", "dale", "fjell", "hauge", "lunde")
 OUTSIDE = "borg"  # on the roster, in no session: places are those of the roster (spec §9.1)
 EXPIRES = 4_102_444_800  # 2100-01-01
 POLICY = Policy(least_colluders=0, largest_weight=1 << 20, whole_roster=False)
-DRAWS = ("share_secret", "mask_secret", "seed", "mask_secret_coefficients", "seed_coefficients", "dither_seed")
+SECRETS = ("share_secret", "mask_secret", "seed", "mask_secret_coefficients", "seed_coefficients")
+DRAWS = {"masked": (*SECRETS, "dither_seed"), "ckks": ("blind_seed", "blind_secret", *SECRETS, "hedge")}
+IN_ORDER = ("blind_seed", "blind_secret", *SECRETS, "dither_seed", "hedge")
 SHAPES = {  # d: rank, fan in, fan out
     21: (3, 4, 3), 24: (2, 6, 6), 40: (2, 10, 10),
 }  # fmt: skip
@@ -39,12 +41,12 @@ SHAPES = {  # d: rank, fan in, fan out
 class Draws:
     """A site's randomness in one attempt, in the order in which our code asks for it; notes what it gave."""
 
-    def __init__(self, *what: object) -> None:
+    def __init__(self, *what: object, names: Sequence[str] = DRAWS["masked"]) -> None:
         self.given: dict[str, bytes] = {}
-        self._what = what
+        self._what, self._names = what, names
 
     def __call__(self, count: int) -> bytes:
-        name = DRAWS[len(self.given)]
+        name = self._names[len(self.given)]
         self.given[name] = drawn("draw", *self._what, name, count=count)
         return self.given[name]
 
@@ -53,14 +55,14 @@ class Draws:
 
     def again(self) -> Draws:
         """The same randomness, from the start."""
-        return Draws(*self._what)
+        return Draws(*self._what, names=self._names)
 
 
 class Given:
     """Randomness that a file lists. Asking for more, for less or in another order is an error."""
 
     def __init__(self, listed: Mapping[str, str]) -> None:
-        self._left = [bytes.fromhex(listed[name]) for name in DRAWS if name in listed]
+        self._left = [bytes.fromhex(listed[name]) for name in IN_ORDER if name in listed]
 
     def __call__(self, count: int) -> bytes:
         value = self._left.pop(0)
@@ -80,6 +82,7 @@ class Session:
     rotate: int = 0
     clip_norm_q20: int = 0
     least: int = 0  # survivors, where more than the rule asks for
+    scheme: str = field(default="masked", repr=False)  # what is drawn goes by the rest
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -123,7 +126,7 @@ class Session:
         lane_bits = headroom(self.bits, self.n, self.weight_cap)
         quantizer = QuantizerParams(self.bits, lane_bits, self.weight_cap, self.rotate, self.clip_norm_q20)
         return Manifest(
-            version=1, suite=1, scheme="masked", nonce=drawn("nonce"), roster=self.roster.digest(), sites=self.names,
+            version=1, suite=1, scheme=self.scheme, nonce=drawn("nonce"), roster=self.roster.digest(), sites=self.names,
             colluders=numbers.colluders, dropouts=numbers.dropouts, threshold=numbers.threshold,
             quorum=numbers.quorum, least_survivors=numbers.least_survivors, graph=1, quantizer=quantizer,
             first_range_q40=1 << 40, size=self.size, layout=self.layout.digest(), base_model=drawn("base model"),
@@ -186,7 +189,8 @@ class Played:
         self.server: Any = self.scheme.server(asked, session.server_keys, self.archive)
         for site in self.cohort:
             header = self.context.header
-            self.draws[site] = Draws(session, header.round, self.attempt, site, self.salt)
+            what = (session, header.round, self.attempt, site, self.salt)
+            self.draws[site] = Draws(*what, names=DRAWS[session.scheme])
             self.updates[site] = session.update(site, header.round)
             keys = session.keys(site)
             self.clients[site] = self.scheme.client(
@@ -249,6 +253,11 @@ class Played:
 
     def reply(self, phase: str, site: str) -> Packet:
         return next(reply for name, _, reply in self.heads[phase] if name == site)
+
+    def opening(self, site: str = "") -> bytes:
+        """What opens the aggregate, if anything is needed: at the site, or at any that has sent a vector."""
+        site = site or self.heads["mask"][0][0]
+        return self.scheme.opening(self.context, self.session.keys(site), self.clients[site].to_bytes())
 
     def request(self, site: str) -> Packet:
         """What the server would send the site now."""

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from secagg.ckks.params import choose
 from tests.sim import Consortium, Dice, Packet, Position, Round, Update, random_update
 from tests.vectors import verify
 
@@ -39,7 +40,7 @@ def test_the_vectors_are_right_to_an_implementation_that_loads_no_module_of_ours
     ended = run_alone(FOLDER, "-X", "importtime")
     loaded = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines() if "import time:" in line}
     assert ended.returncode == 0, ended.stdout[-4000:]
-    assert len(FILES) > 50 and ended.stdout.count("\n  ok  ") > 600 and f"{len(FILES)} files" in ended.stdout
+    assert len(FILES) > 70 and ended.stdout.count("\n  ok  ") > 850 and f"{len(FILES)} files" in ended.stdout
     assert "cryptography.hazmat.primitives.ciphers" in loaded
     roots = {name.partition(".")[0] for name in loaded}
     assert not roots & {"secagg", "fedclient", "fedserver", "keys", "benchmarks", "tests", "numpy", "nacl", "cbor2"}
@@ -131,6 +132,7 @@ def live(
     consortium = consortium or Consortium(n)
     numbers = {"colluders": 0, "dropouts": 2} if n > 3 else {}
     size, rotate = options.pop("size", SIZE), options.pop("rotate", 1)
+    numbers["scheme"] = options.pop("scheme", "masked")
     context = context or consortium.context(consortium.manifest(size, weight_cap=3, rotate=rotate, **numbers))
     updates = options.pop("updates", None) or {site: random_update(site, size, weight=2) for site in consortium.names}
     round_ = Round(consortium, context, updates, **options)
@@ -151,18 +153,28 @@ def update_of(update: Update) -> verify.Update:
     return verify.Update([float(value) for value in update.values], update.weight, *numbers)
 
 
-def other_site(round_: Round, name: str) -> verify.Site:
+def other_site(round_: Round, name: str, random: verify.Random | None = None) -> verify.Site:
     key, update = round_.consortium.keys[name].identity, update_of(round_.updates[name])
-    return verify.Site(attempt_of(round_.context), name, key, update, Dice(("theirs", name)), verify.ANY_WEIGHT)
+    kind = verify.SITES[round_.context.manifest.scheme]
+    return kind(attempt_of(round_.context), name, key, update, random or Dice(("theirs", name)), verify.ANY_WEIGHT)
 
 
 def published(aggregate: Any) -> tuple[bytes, list[int]]:
     return aggregate.payload.head, aggregate.payload.words.tolist()
 
 
+def opening_of(round_: Round, aggregate: Any) -> bytes:
+    """What the first survivor, whosever it is, opens the aggregate with."""
+    name = aggregate.contributors[0]
+    site = round_.clients[name]
+    return site.site.opening if isinstance(site, Theirs) else round_.opening(site.to_bytes(), name)
+
+
 def agree(round_: Round, aggregate: Any) -> verify.Opened:
     """Both openers find the same, to the bit."""
-    ours, theirs = round_.mean(aggregate), verify.open_aggregate(attempt_of(round_.context), *published(aggregate))
+    opening = opening_of(round_, aggregate)
+    ours = round_.scheme.open(round_.site_context, aggregate.payload, opening)
+    theirs = verify.open_aggregate(attempt_of(round_.context), *published(aggregate), opening)
     assert verify.to_binary32(theirs.mean) == ours.values.astype("<f4").tobytes()
     assert (theirs.transcript, theirs.next_range_q40) == (ours.transcript, ours.next_range_q40)
     assert theirs.survivors == list(ours.contributors)
@@ -178,12 +190,16 @@ GONE: list[Mapping[str, Sequence[str]]] = [
 ]
 
 
+SCHEMES = pytest.mark.parametrize("scheme", list(verify.SITES))
+
+
+@SCHEMES
 @pytest.mark.parametrize("theirs", [["site-04"], ["site-01", "site-04"]], ids=["one", "two"])
 @pytest.mark.parametrize("gone", GONE, ids=str)
 def test_sites_written_from_the_spec_take_part_in_our_round(
-    gone: Mapping[str, Sequence[str]], theirs: list[str]
+    gone: Mapping[str, Sequence[str]], theirs: list[str], scheme: str
 ) -> None:
-    round_ = live(6, theirs, drop=gone)
+    round_ = live(6, theirs, drop=gone, scheme=scheme)
     opened = agree(round_, round_.run())
     unseen = {site for phase in PHASES[:3] for site in gone.get(phase, ())}
     assert round_.refusals == {} and round_.server.faults == {}
@@ -194,6 +210,13 @@ def test_sites_written_from_the_spec_take_part_in_our_round(
 
 def test_a_long_vector_of_several_blocks_opens_to_the_same_bits() -> None:
     round_ = live(3, ["site-02"], size=4096 + 200 + 7)
+    agree(round_, round_.run())
+
+
+def test_a_ciphertext_of_several_blocks_opens_to_the_same_bits() -> None:
+    round_ = live(3, ["site-02"], size=25_001, scheme="ckks")
+    payload = attempt_of(round_.context).payload
+    assert isinstance(payload, verify.Ciphertexts) and len(payload.ring.blocks) > 1
     agree(round_, round_.run())
 
 
@@ -229,18 +252,33 @@ def test_too_few_sites_end_the_attempt_for_both(phase: str) -> None:
     assert server.phase == phase
 
 
+@SCHEMES
 @pytest.mark.parametrize("place", [0, -9, -1], ids=["the first value", "the last value", "the peak"])
 @pytest.mark.parametrize("error", [1, 1 << 63])
-def test_the_other_opener_refuses_a_false_sum_of_our_round(place: int, error: int) -> None:
-    round_ = live(5, ["site-02"], drop={"check": ["site-03"]})
+def test_the_other_opener_refuses_a_false_sum_of_our_round(place: int, error: int, scheme: str) -> None:
+    round_ = live(5, ["site-02"], drop={"check": ["site-03"]}, scheme=scheme)
     aggregate = round_.run()
-    (head, words), attempt = published(aggregate), attempt_of(round_.context)
-    count = len(words) // 2
-    at = range(count)[place]
-    for each in (at, count + at):  # the sum, and the words in place of projections
+    (head, words), attempt, opening = published(aggregate), attempt_of(round_.context), opening_of(round_, aggregate)
+    verify.open_aggregate(attempt, head, words, opening)
+    behind = attempt.payload.sum_words
+    for each in (range(behind)[place], range(behind, len(words))[place]):  # the sum, the words in place of projections
         false = [word + error & verify.WORD if i == each else word for i, word in enumerate(words)]
         with pytest.raises(verify.FaultyServer):
-            verify.open_aggregate(attempt, head, false)
+            verify.open_aggregate(attempt, head, false, opening)
+
+
+def test_the_other_opener_reads_nothing_of_our_round_without_every_survivors_blind_seed() -> None:
+    round_ = live(5, ["site-02"], drop={"mask": ["site-04"]}, scheme="ckks")
+    aggregate = round_.run()
+    attempt, seeds = attempt_of(round_.context), verify.decode("Opening", opening_of(round_, aggregate)).seeds
+    assert {each.site for each in seeds} == set(round_.consortium.names)
+    for gone in round_.consortium.names:
+        opening = verify.encode(verify.Struct("Opening", tuple(each for each in seeds if each.site != gone)))
+        if gone == "site-04":
+            verify.open_aggregate(attempt, *published(aggregate), opening)
+            continue
+        with pytest.raises(verify.Sealed):
+            verify.open_aggregate(attempt, *published(aggregate), opening)
 
 
 def test_both_openers_refuse_a_false_sum_that_the_record_and_all_projections_were_made_for() -> None:
@@ -266,19 +304,23 @@ def test_both_openers_refuse_a_false_sum_that_the_record_and_all_projections_wer
 def other_server(round_: Round) -> tuple[verify.Server, dict[str, Any]]:
     """The other implementation's server, with our sites."""
     key = round_.consortium.server_keys.identity
-    server = verify.Server(attempt_of(round_.context), key, round_.consortium.names)
+    kind = verify.SERVERS[round_.context.manifest.scheme]
+    server = kind(attempt_of(round_.context), key, round_.consortium.names)
     return server, {name: Ours(client) for name, client in round_.clients.items()}
 
 
+@SCHEMES
 @pytest.mark.parametrize("gone", GONE, ids=str)
-def test_our_sites_take_part_in_a_round_of_the_other_server(gone: Mapping[str, Sequence[str]]) -> None:
-    round_ = live(6, [])
+def test_our_sites_take_part_in_a_round_of_the_other_server(gone: Mapping[str, Sequence[str]], scheme: str) -> None:
+    round_ = live(6, [], scheme=scheme)
     server, sites = other_server(round_)
     list(verify.run(server, sites, gone))
     assert server.aggregate is not None and server.faults == {}
     head, words = server.aggregate
-    opened = verify.audit(server.attempt, head, words, server.vectors)
-    ours = round_.scheme.open(round_.site_context, Packet(head, np.array(words, np.uint64)))
+    name = min(server.vectors)
+    opening = round_.opening(round_.clients[name].to_bytes(), name)
+    opened = verify.audit(server.attempt, head, words, server.vectors, opening)
+    ours = round_.scheme.open(round_.site_context, Packet(head, np.array(words, np.uint64)), opening)
     assert verify.to_binary32(opened.mean) == ours.values.astype("<f4").tobytes()
     assert opened.next_range_q40 == ours.next_range_q40
 
@@ -350,6 +392,21 @@ def test_a_chain_of_our_rounds_leads_to_the_position_that_the_other_computes() -
     assert chain.position.round == 3 and any(chain.adapter)
 
 
+@pytest.mark.parametrize("bits", [4, 8, 12, 20])
+def test_both_choose_the_same_ring_for_a_session(bits: int) -> None:
+    dice = Dice(("rings", bits))
+    for _ in range(150):
+        sites, weight_cap = (
+            3 + dice(1)[0] % 98,
+            1 + int.from_bytes(dice(4), "big") % (1 << 1 + dice(1)[0] % (30 - bits)),
+        )
+        size = 1 + int.from_bytes(dice(4), "big") % (1 << 1 + dice(1)[0] % 29)
+        ours, theirs = choose(bits, sites, weight_cap, size), verify.ring_of(sites, weight_cap, bits, size)
+        assert (ours.ring_size, ours.primes, ours.fields) == (theirs.degree, theirs.primes, theirs.fields)
+        assert (ours.field_bits, ours.delta_bits, ours.residues) == (theirs.width, theirs.delta, theirs.numbers)
+        assert (ours.key_lane_bits, ours.key_words) == (theirs.key_bits, theirs.key_words)
+
+
 # ------------------------------------------------------------------ two sites that hold the same secrets
 
 
@@ -367,7 +424,9 @@ class Faults:
         values = list(request.values)
         at = self.pick(range(len(values) - (request.kind == "RoundOpen")))
         value = values[at]
-        if not isinstance(value, tuple):
+        if isinstance(value, verify.Struct) and value.kind == "ShareBundle":
+            values[at] = self.spoiled(value)
+        elif not isinstance(value, tuple):
             values[at] = self._changed(value)
         elif self.pick((True, False, False)) and len(value) > 1:
             gone = self.pick(value)
@@ -413,17 +472,20 @@ def blame(act: Callable[[], Any]) -> tuple[str, str]:
     return "accepted", ""
 
 
+@SCHEMES
 @pytest.mark.parametrize("seed", range(4))
-def test_of_requests_with_up_to_three_faults_both_refuse_the_same_and_blame_the_same_site(seed: int) -> None:
+def test_of_requests_with_up_to_three_faults_both_refuse_the_same_and_blame_the_same_site(
+    seed: int, scheme: str
+) -> None:
     consortium, name, replies = Consortium(6), "site-03", dict[str, bytes]()
     updates = {site: coarse(random_update(site, SIZE, weight=2)) for site in consortium.names}
-    options = {"drop": {"mask": ["site-02"]} if seed % 2 else {}, "updates": updates, "rotate": 0}
+    options = {"drop": {"mask": ["site-02"]} if seed % 2 else {}, "updates": updates, "rotate": 0, "scheme": scheme}
     round_ = live(6, [], consortium=consortium, **options)
     round_.alter_reply = lambda _phase, site, reply: replies.update({site: reply.head}) or reply
-    twin, faults, refused = other_site(round_, name), Faults(seed, round_), set[str]()
-    twin.random = Dice((round_.seed, name, 1))  # the bytes that the simulation gives ours
+    dice = Dice((round_.seed, name, 1))  # the bytes that the simulation gives ours
+    twin, faults, refused = other_site(round_, name, dice), Faults(seed, round_), set[str]()
     while not round_.server.done:
-        right = verify.decode_one_of(verify.REQUESTS, round_.server.requests()[name].head)
+        right = verify.decode_one_of(twin.requests, round_.server.requests()[name].head)
         for _ in range(60):
             request = right
             for _ in range(faults.pick((1, 1, 2, 3))):
@@ -443,11 +505,15 @@ def test_of_requests_with_up_to_three_faults_both_refuse_the_same_and_blame_the_
     assert refused == {"malformed", "refused", "faulty-server", "faulty-site", "faulty-peer-or-server"}
 
 
-def test_of_aggregates_with_up_to_three_faults_both_openers_refuse_the_same_and_blame_the_same_site() -> None:
-    round_ = live(6, [], drop={"mask": ["site-02"], "check": ["site-05"]})
-    (head, words), attempt = published(round_.run()), attempt_of(round_.context)
+@pytest.mark.parametrize(("scheme", "count"), [("masked", 240), ("ckks", 80)])
+def test_of_aggregates_with_up_to_three_faults_both_openers_refuse_the_same_and_blame_the_same_site(
+    scheme: str, count: int
+) -> None:
+    round_ = live(6, [], drop={"mask": ["site-02"], "check": ["site-05"]}, scheme=scheme)
+    made, attempt = round_.run(), attempt_of(round_.context)
+    (head, words), opening = published(made), opening_of(round_, made)
     aggregate, faults, refused = verify.decode("MaskedAggregate", head), Faults("openers", round_), set[str]()
-    for _ in range(240):
+    for _ in range(count):
         record, projections, beside = *aggregate.values, list(words)
         for _ in range(faults.pick((1, 1, 2, 3))):
             where = faults.pick(("record", "projections", "projections", "projections", "words"))
@@ -458,9 +524,9 @@ def test_of_aggregates_with_up_to_three_faults_both_openers_refuse_the_same_and_
             else:
                 beside[faults.pick(range(len(beside)))] ^= 1 << 40
         encoded = verify.encode(verify.Struct("MaskedAggregate", record, projections))
-        theirs = blame(partial(verify.open_aggregate, attempt, encoded, beside))
+        theirs = blame(partial(verify.open_aggregate, attempt, encoded, beside, opening))
         packet = Packet(encoded, np.array(beside, np.uint64))
-        assert blame(partial(round_.scheme.open, round_.site_context, packet)) == theirs, (record, projections)
+        assert blame(partial(round_.scheme.open, round_.site_context, packet, opening)) == theirs, (record, projections)
         refused.add(theirs[0])
     assert refused >= {"malformed", "refused", "faulty-server", "faulty-peer-or-server"}
 

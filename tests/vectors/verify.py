@@ -68,6 +68,10 @@ class FaultySite(ProtocolError):
     code = "faulty-site"
 
 
+class Sealed(ProtocolError):
+    code = "sealed"
+
+
 class FaultyPeerOrServer(ProtocolError):
     code = "faulty-peer-or-server"
 
@@ -137,7 +141,14 @@ OpeningRequest 49: session bytes 32; round int 1..100000; attempt int 1..1000
 OpeningWanted 50: site name; session bytes 32; round int 1..100000; attempt int 1..1000; key bytes 32;\
  signature bytes 64
 OpeningFor 51: site name; wanted bytes 32; sealed bytes 1..65536; signature bytes 64
-"""  # the tables of spec §6, §7, §11 and §16, in their own words
+BlindAdvert 60: site name; advert KeyAdvert; blind_key bytes 32; commitment bytes 32; signature bytes 64
+BlindRoster 61: adverts 1..100 of BlindAdvert, ascending by site
+BlindBox 0: site name; ciphertext bytes 48
+BlindShares 62: shares SealedShares; boxes 0..100 of BlindBox, ascending by site
+BlindBundle 63: bundle ShareBundle; boxes 0..100 of BlindBox, ascending by site
+Blind 0: site name; seed bytes 32
+Opening 71: seeds 1..100 of Blind, ascending by site
+"""  # the tables of spec §6, §7, §11, §13 and §16, in their own words
 
 
 @dataclass(frozen=True)
@@ -452,6 +463,7 @@ SIGNED = {
     "OpeningFor": "SIGN_OPENING_FOR", "RoundOpen": "SIGN_ROUND_OPEN", "KeyAdvert": "SIGN_KEY_ADVERT",
     "ShareStatement": "SIGN_SEALED_SHARES", "MaskedVector": "SIGN_MASKED_VECTOR",
     "SurvivorSignature": "SIGN_SURVIVORS", "UnmaskShares": "SIGN_UNMASK_SHARES", "Projections": "SIGN_PROJECTIONS",
+    "BlindAdvert": "SIGN_BLIND_ADVERT",
 }  # fmt: skip
 
 
@@ -514,6 +526,7 @@ class Attempt:
         self.place = {entry.site: place for place, entry in enumerate(roster.sites, 1)}
         self.identity = {e.site: e.identity_key for e in roster.sites if e.site in manifest.sites}
         self.quantizer = Quantizer(manifest, header.range_q40, hkdf(self.h0, b"", LABELS["ROTATION"]))
+        self.payload: Payload = (Ciphertexts if manifest.scheme == "ckks" else Payload)(self)
 
     # key schedule, spec §9.2
 
@@ -528,8 +541,8 @@ class Attempt:
         info = LABELS["PAIR_MASK"] + places + h2 + LABELS["VECTOR_UPDATE"]
         return hkdf(agree(secret, public), self.h0, info)
 
-    def self_seed(self, seed: bytes, u: str, h2: bytes) -> bytes:
-        info = LABELS["SELF_MASK"] + place_bytes(self.place[u]) + h2 + LABELS["VECTOR_UPDATE"]
+    def self_seed(self, seed: bytes, u: str, h2: bytes, vector: str = "VECTOR_UPDATE") -> bytes:
+        info = LABELS["SELF_MASK"] + place_bytes(self.place[u]) + h2 + LABELS[vector]
         return hkdf(seed, self.h0, info)
 
     def commitment(self, seed: bytes) -> bytes:
@@ -601,7 +614,7 @@ class Attempt:
     def masks_of(self, record: Struct) -> Words:
         """M: what the vectors of U3 add up to beside X (spec §11.6.5, §15.2)."""
         h2 = self.set_digest("SHARE_SET", record.statements)
-        adverts, count = by_site(record.adverts), self.quantizer.words
+        adverts, count = by_site(record.adverts), self.payload.masked
         total = [0] * count
         for seed in record.seeds:
             total = add(total, mask(self.self_seed(seed.secret, seed.site, h2), count))
@@ -610,19 +623,19 @@ class Attempt:
                 seed = self.pair_seed(gone.secret, adverts[there.site].mask_key, gone.site, there.site, h2)
                 after = self.place[gone.site] > self.place[there.site]
                 total = (add if after else subtract)(total, mask(seed, count))
-        return total
+        return total + [0] * self.payload.count  # the tail protects itself
 
     def challenge_seed(self, transcript: bytes) -> bytes:
         return hkdf(transcript, self.h0, LABELS["CHALLENGE"])
 
-    def project(self, words: Sequence[int], transcript: bytes) -> Words:
-        return project(words, self.challenge_seed(transcript))
+    def project(self, numbers: Sequence[int], transcript: bytes) -> Words:
+        return project(numbers, self.challenge_seed(transcript))
 
     def check_sum(self, record: Struct, total: Words, given: Mapping[str, Words], others: Sequence[Words]) -> None:
         """That X is the sum of the survivors' vectors, less M (spec §15.2)."""
-        vectors = add(total, self.masks_of(record))
+        vectors = add(self.payload.numbers_of_sum(total), self.masks_of(record))
         for other in others:
-            vectors = subtract(vectors, other)
+            vectors = subtract(vectors, self.payload.numbers_of_vector(other))
         claimed = [0] * 128
         for values in given.values():
             claimed = add(claimed, values)
@@ -839,6 +852,10 @@ class Quantizer:
         in_range = 1 <= weight <= self.sites * self.params.weight_cap
         need(in_range, FaultyServer, "a total weight outside its limits")
         sums = unpack(words, self.size, self.params.lane_bits, self.levels * weight)
+        return *self.open_sums(sums, weight), sums
+
+    def open_sums(self, sums: Sequence[int], weight: int) -> tuple[list[float], int]:
+        """The mean and `largest` of the S_j (spec §10.5, from step 2)."""
         centred = [2 * s - self.levels * weight for s in sums]
         mean: list[float] = []
         for block in blocks_of(self.size, self.params.rotate):
@@ -846,7 +863,7 @@ class Quantizer:
             mean += [z * factor for z in walsh_hadamard(centred[block])]
         rounded = fl32(mean)
         flipped = [-v if bit else v for v, bit in zip(rounded, self.signs, strict=True)]
-        return flipped, max(map(abs, centred)), sums
+        return flipped, max(map(abs, centred))
 
 
 def initial_adapter(tensors: Sequence[Sequence[Any]], nonce: bytes) -> list[float]:
@@ -862,6 +879,416 @@ def initial_adapter(tensors: Sequence[Sequence[Any]], nonce: bytes) -> list[floa
         values += [(2 * u + 1 - 2**32) / 2**32 * factor for u in drawn]
         at += 4 * count
     return fl32(values)
+
+
+# ---------------------------------------------------------------- payloads, spec §11.8
+
+
+class Payload:
+    """What stands in a vector and in a sum, and how a sum opens: masked words and, in other schemes, a tail.
+
+    masked: masked words; count: numbers of a tail; vector_words, sum_words: words of a vector and of a sum.
+    """
+
+    def __init__(self, attempt: Attempt) -> None:
+        self.attempt, self.quantizer = attempt, attempt.quantizer
+        self.masked, self.count = self.quantizer.words, 0
+        self.vector_words = self.sum_words = self.masked
+
+    def numbers_of_vector(self, vector: Words) -> Words:
+        """The masked words, then the numbers of the tail: what a projection runs over."""
+        return vector
+
+    def numbers_of_sum(self, total: Words) -> Words:
+        return total
+
+    def sum_of(self, numbers: Words) -> Words:
+        """X with the sum of tails behind it."""
+        return numbers
+
+    def open(self, record: Struct, total: Words, opening: bytes) -> tuple[dict[str, int], list[float], int]:
+        """Tally, mean and `largest` of a sum (spec §11.7)."""
+        manifest, quantizer, at = self.attempt.manifest, self.quantizer, self.masked - len(TALLY)
+        tally = check_tally(total[at:], len(record.vectors), quantizer.params.weight_cap, manifest.size)
+        return tally, *quantizer.open(total[:at], tally["weight"])[:2]
+
+
+# ---------------------------------------------------------------- ckks mode, spec §13
+
+MOST_PRIMES = {4096: 3, 8192: 8, 16384: 17}
+CHECKS = (1, 0, 0, 0, 0, 0, 0, 0)
+KEY_WIDTHS = 8, 10, 12, 16
+ZEROS = 8
+
+
+def primes_of(degree: int, count: int) -> list[int]:
+    """The largest primes below 2^24 that are 1 mod 2N, in descending order."""
+    found, candidate = [], ((1 << 24) - 2) // (2 * degree) * 2 * degree + 1
+    while len(found) < count:
+        if all(candidate % divisor for divisor in range(3, math.isqrt(candidate) + 1, 2)):
+            found.append(candidate)
+        candidate -= 2 * degree
+    return found
+
+
+def error_bound(sites: int) -> int:
+    return min(64 * sites, math.isqrt(64 * sites * 110) + 1)
+
+
+@dataclass(frozen=True)
+class Ring:
+    """A session's ring, and how values lie in it (spec §13.4)."""
+
+    degree: int
+    primes: tuple[int, ...]
+    sites: int
+    width: int  # w
+    fields: int  # F
+    delta: int
+    values: int  # d + C
+    key_bits: int
+
+    @property
+    def q(self) -> int:
+        return math.prod(self.primes)
+
+    @property
+    def coefficients(self) -> int:
+        return -(-self.values // self.fields)
+
+    @property
+    def blocks(self) -> list[int]:
+        """The coefficients of every block."""
+        return [min(self.degree, self.coefficients - at) for at in range(0, self.coefficients, self.degree)]
+
+    @property
+    def key_words(self) -> int:
+        return -(-self.degree // (64 // self.key_bits))
+
+    @property
+    def numbers(self) -> int:
+        return len(self.primes) * self.coefficients
+
+    @property
+    def bytes(self) -> int:
+        return 8 * (-(-3 * self.numbers // 8) + self.key_words)
+
+    @property
+    def cost(self) -> int:
+        return self.bytes * (4 + self.degree.bit_length() - 1)
+
+    def described(self) -> dict[str, Any]:
+        return {
+            "N": self.degree, "primes": list(self.primes), "q_bits": self.q.bit_length(), "w": self.width,
+            "F": self.fields, "delta": self.delta, "coefficients": self.coefficients, "blocks": len(self.blocks),
+            "bound": error_bound(self.sites), "key_bits": self.key_bits, "key_words": self.key_words,
+            "bytes": self.bytes,
+        }  # fmt: skip
+
+
+def ring_with(degree: int, primes: Sequence[int], sites: int, cap: int, bits: int, size: int) -> Ring:
+    """A candidate."""
+    width = (sites * cap * ((1 << bits) - 1)).bit_length()
+    room = math.prod(primes).bit_length() - 2
+    fields = (room - error_bound(sites).bit_length() - 1) // width
+    key_bits = next(each for each in KEY_WIDTHS if 128 * sites < 1 << each)
+    delta = min(room - fields * width, 40)
+    return Ring(degree, tuple(primes), sites, width, fields, delta, size + len(CHECKS), key_bits)
+
+
+def ring_of(sites: int, cap: int, bits: int, size: int) -> Ring:
+    """The candidate with the least bytes x (4 + log2 N)."""
+    need(cap * ((1 << bits) - 1) < 1 << 30, Misuse, "levels times weight of 2^30 or more")
+    largest = {degree: primes_of(degree, most) for degree, most in MOST_PRIMES.items()}
+    candidates = [
+        ring_with(degree, primes[:count], sites, cap, bits, size)
+        for degree, primes in largest.items()
+        for count in range(1, len(primes) + 1)
+    ]
+    return min(
+        (ring for ring in candidates if ring.fields >= 1), key=lambda ring: (ring.cost, ring.degree, len(ring.primes))
+    )
+
+
+def values_at_powers(values: Sequence[int], root: int, q: int) -> list[int]:
+    """The polynomial at root^0, root^1, ...; the root is one of unity, of the order of the number of values."""
+    if len(values) == 1:
+        return list(values)
+    even, odd = (values_at_powers(values[at::2], root * root % q, q) for at in (0, 1))
+    turned, power = [], 1
+    for value in odd:
+        turned.append(value * power % q)
+        power = power * root % q
+    pairs = list(zip(even, turned, strict=True))
+    return [(a + b) % q for a, b in pairs] + [(a - b) % q for a, b in pairs]
+
+
+def least_root(degree: int, q: int) -> int:
+    """The least primitive 2N-th root of unity mod q."""
+    tried = (pow(x, (q - 1) // (2 * degree), q) for x in range(2, q))
+    some = next(root for root in tried if pow(root, degree, q) == q - 1)
+    return min(pow(some, odd, q) for odd in range(1, 2 * degree, 2))
+
+
+def bit_reversed(i: int, bits: int) -> int:
+    return int(f"{i:0{bits}b}"[::-1], 2)
+
+
+class Transform:
+    """Products in Z_q[X] / (X^N + 1), one factor given by its values at psi^(2 bitrev(i) + 1) (spec §13.4)."""
+
+    def __init__(self, degree: int, q: int) -> None:
+        self.q, self.psi = q, least_root(degree, q)
+        self.order = [bit_reversed(i, degree.bit_length() - 1) for i in range(degree)]
+        self.powers = [1]
+        for _ in range(1, degree):
+            self.powers.append(self.powers[-1] * self.psi % q)
+
+    def values(self, polynomial: Sequence[int]) -> list[int]:
+        """At psi^1, psi^3, psi^5, ..."""
+        twisted = [value * power % self.q for value, power in zip(polynomial, self.powers, strict=True)]
+        return values_at_powers(twisted, self.psi**2 % self.q, self.q)
+
+    def polynomial(self, values: Sequence[int]) -> list[int]:
+        back = values_at_powers(values, pow(self.psi, -2, self.q), self.q)
+        over = pow(len(back), -1, self.q)
+        inverse = [over, *(-power * over % self.q for power in self.powers[:0:-1])]  # psi^-i is -psi^(N - i)
+        return [value * factor % self.q for value, factor in zip(back, inverse, strict=True)]
+
+    def product(self, public: Sequence[int], values: Sequence[int]) -> list[int]:
+        """Coefficients of a s; values: those of s."""
+        natural = [0] * len(values)
+        for i, entry in zip(self.order, public, strict=True):
+            natural[i] = entry
+        return self.polynomial([a * b % self.q for a, b in zip(natural, values, strict=True)])
+
+
+TRANSFORMS: dict[tuple[int, int], Transform] = {}
+
+
+def transform_of(degree: int, q: int) -> Transform:
+    if (degree, q) not in TRANSFORMS:
+        TRANSFORMS[degree, q] = Transform(degree, q)
+    return TRANSFORMS[degree, q]
+
+
+def numbers_of_3_bytes(data: bytes) -> list[int]:
+    return [int.from_bytes(data[at : at + 3], "little") for at in range(0, len(data), 3)]
+
+
+def below(q: int, count: int, read: Callable[[int], bytes]) -> list[int]:
+    """3-byte numbers of a stream of which those not below q are skipped; read: its first bytes, as many as asked."""
+    length = 3 * (count + count // 16 + 64)
+    while len(found := [x for x in numbers_of_3_bytes(read(length)) if x < q]) < count:
+        length *= 2
+    return found[:count]
+
+
+def centred_binomial(label: str, seed: bytes, count: int, block: int | None = None) -> list[int]:
+    """CBD(64) from SHAKE-256 (spec §13.4)."""
+    number = b"" if block is None else block.to_bytes(4, "big")
+    data = hashlib.shake_256(LABELS[label] + seed + number).digest(16 * count)
+    ones = [int.from_bytes(data[at : at + 8], "big").bit_count() for at in range(0, len(data), 8)]
+    return [ones[at] - ones[at + 1] for at in range(0, len(ones), 2)]
+
+
+def public_element(h0: bytes, block: int, number: int, degree: int, q: int) -> list[int]:
+    named = LABELS["CKKS_PUBLIC"] + h0 + block.to_bytes(4, "big") + number.to_bytes(2, "big")
+    return below(q, degree, hashlib.shake_128(named).digest)
+
+
+def hedged_seed(drawn: bytes, h0: bytes, place: int, update: Update) -> bytes:
+    private = digest("CKKS_UPDATE", update.weight.to_bytes(8, "big"), to_binary32(update.values))
+    return hashlib.sha512(LABELS["CKKS_SEED"] + drawn + h0 + place_bytes(place) + private).digest()
+
+
+def dither_of(seed: bytes) -> bytes:
+    return hashlib.shake_256(LABELS["CKKS_DITHER"] + seed).digest(48)
+
+
+def in_fields(ring: Ring, values: Sequence[int]) -> list[list[int]]:
+    """The coefficients of every block: value j M + i lies in field j of coefficient i."""
+    blocks, at = [], 0
+    for count in ring.blocks:
+        held = values[at : at + ring.fields * count]
+        at += len(held)
+        held = [*held, *[0] * (ring.fields * count - len(held))]
+        fields = [held[j * count : (j + 1) * count] for j in range(ring.fields)]
+        blocks.append(
+            [
+                sum(v << ring.delta + j * ring.width for j, v in enumerate(column))
+                for column in zip(*fields, strict=True)
+            ]
+        )
+    return blocks
+
+
+def from_fields(ring: Ring, blocks: Sequence[Sequence[int]]) -> list[int]:
+    """The values, and the unused places behind them, of coefficients that are divided by 2^delta."""
+    ones = (1 << ring.width) - 1
+    return [y >> j * ring.width & ones for block in blocks for j in range(ring.fields) for y in block]
+
+
+def encrypted(
+    ring: Ring, h0: bytes, block: int, number: int, key_values: Sequence[int], errors: Sequence[int],
+    plain: Sequence[int],
+) -> list[int]:  # fmt: skip
+    """c_k mod q_l, of the coefficients in use; key_values: those of s."""
+    q = ring.primes[number]
+    product = transform_of(ring.degree, q).product(public_element(h0, block, number, ring.degree, q), key_values)
+    return [(a + e + m) % q for a, e, m in zip(product[: len(plain)], errors, plain, strict=True)]
+
+
+def self_mask(seed: bytes, ring: Ring, block: int, number: int, count: int) -> list[int]:
+    at = (block * len(ring.primes) + number) << 20
+    counter = int.from_bytes(seed[32:], "big") + (at >> 4) & (1 << 128) - 1
+    behind = seed[:32] + counter.to_bytes(16, "big")  # the stream from byte `at` on
+    return below(ring.primes[number], count, lambda length: stream(behind, length))
+
+
+def rows_of(ring: Ring) -> Iterator[tuple[int, int, int]]:
+    """Block, prime and count of residues, in the order of a tail."""
+    for block, count in enumerate(ring.blocks):
+        for number in range(len(ring.primes)):
+            yield block, number, count
+
+
+def self_masks(seed: bytes, ring: Ring) -> list[int]:
+    return [x for block, number, count in rows_of(ring) for x in self_mask(seed, ring, block, number, count)]
+
+
+def moduli(ring: Ring) -> list[int]:
+    """The prime of every number of a tail."""
+    return [ring.primes[number] for _, number, count in rows_of(ring) for _ in range(count)]
+
+
+def framed(numbers: Sequence[int], size: int) -> Words:
+    """Numbers of 3 or 4 bytes each, filled up with zeros to whole words."""
+    data = b"".join(number.to_bytes(size, "little") for number in numbers)
+    return to_words(data + bytes(-len(data) % 8))
+
+
+def unframed(words: Words, count: int, size: int) -> list[int]:
+    data = from_words(words)
+    need(len(data) == -(-size * count // 8) * 8, Malformed, "a tail of another length")
+    need(not any(data[size * count :]), Malformed, "a byte behind the last number that is not zero")
+    return [int.from_bytes(data[at : at + size], "little") for at in range(0, size * count, size)]
+
+
+def tail_numbers(ring: Ring, words: Words) -> list[int]:
+    """The residues of a tail."""
+    numbers = unframed(words, ring.numbers, 3)
+    need(all(x < q for x, q in zip(numbers, moduli(ring), strict=True)), Malformed, "a residue not below its prime")
+    return numbers
+
+
+def key_sum(ring: Ring, words: Words, survivors: int) -> list[int]:
+    """S, the sum of the survivors' keys, from key, zero and tally words (spec §13.6, step 1)."""
+    words, zeros = words[: ring.key_words], words[ring.key_words : -len(TALLY)]
+    need(not any(zeros), FaultyServer, "a zero word that is not zero")
+    lanes = 64 // ring.key_bits
+    need(all(word >> lanes * ring.key_bits == 0 for word in words), FaultyServer, "bits above the lanes")
+    planar = [word >> ring.key_bits * lane & (1 << ring.key_bits) - 1 for lane in range(lanes) for word in words]
+    need(not any(planar[ring.degree :]), FaultyServer, "an unused place that is not 0")
+    need(max(planar) <= 128 * survivors, FaultyServer, "a lane above 128 times the survivors")
+    return [lane - 64 * survivors for lane in planar[: ring.degree]]
+
+
+def decrypted(
+    ring: Ring, h0: bytes, numbers: Sequence[int], total_key: Sequence[int], survivors: int, weight: int, levels: int
+) -> list[int]:  # fmt: skip
+    """The S_j of a sum of ciphertexts (spec §13.6, step 3)."""
+    residues: dict[int, list[list[int]]] = {}
+    at = 0
+    for block, number, count in rows_of(ring):
+        q = ring.primes[number]
+        transform = transform_of(ring.degree, q)
+        public = public_element(h0, block, number, ring.degree, q)
+        product = transform.product(public, transform.values([x % q for x in total_key]))
+        residues.setdefault(block, []).append(
+            [(c - a) % q for c, a in zip(numbers[at : at + count], product[:count], strict=True)]
+        )
+        at += count
+    shifted = [[_rounded(ring, column, survivors) for column in zip(*rows, strict=True)] for rows in residues.values()]
+    found = from_fields(ring, shifted)
+    size = ring.values - len(CHECKS)
+    sums, checks, rest = found[:size], found[size : ring.values], found[ring.values :]
+    need(max(sums) <= levels * weight, FaultyServer, "a field above levels x T")
+    need(checks == [survivors * value for value in CHECKS], FaultyServer, "the check values")
+    need(not any(rest), FaultyServer, "an unused place that is not 0")
+    return sums
+
+
+def _rounded(ring: Ring, column: Sequence[int], survivors: int) -> int:
+    """y of a coefficient y 2^delta + e, by its residues."""
+    q = ring.q
+    x = sum(r * (q // p) * pow(q // p, -1, p) for r, p in zip(column, ring.primes, strict=True)) % q
+    y, half = divmod(x + (1 << ring.delta - 1), 1 << ring.delta)
+    y, error = (y, half - (1 << ring.delta - 1)) if 2 * x < q else (0, x - q)
+    within = abs(error) <= error_bound(survivors) and y < 1 << ring.fields * ring.width
+    need(within, FaultyServer, "a coefficient that is no fields and a small error")
+    return y
+
+
+class Ciphertexts(Payload):
+    """Keys in the masked words, ciphertexts in the tail (spec §13.4 to §13.6)."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        super().__init__(attempt)
+        manifest = attempt.manifest
+        params = manifest.quantizer
+        self.ring = ring_of(len(manifest.sites), params.weight_cap, params.bits, manifest.size)
+        self.masked = self.ring.key_words + ZEROS + len(TALLY)
+        self.count = self.ring.numbers
+        self.vector_words = self.masked + -(-3 * self.count // 8)
+        self.sum_words = self.masked + -(-4 * self.count // 8)
+
+    def numbers_of_vector(self, vector: Words) -> Words:
+        return vector[: self.masked] + tail_numbers(self.ring, vector[self.masked :])
+
+    def numbers_of_sum(self, total: Words) -> Words:
+        return total[: self.masked] + unframed(total[self.masked :], self.count, 4)
+
+    def sum_of(self, numbers: Words) -> Words:
+        return numbers[: self.masked] + framed(numbers[self.masked :], 4)
+
+    def pad_seed(self, seed: bytes, site: str) -> bytes:
+        return hkdf(seed, self.attempt.h0, LABELS["BLIND_PAD"] + place_bytes(self.attempt.place[site]))
+
+    def commitment(self, site: str, seed: bytes) -> bytes:
+        return digest("BLIND_COMMITMENT", self.attempt.h0, place_bytes(self.attempt.place[site]), seed)
+
+    def blind_roster(self, adverts: Iterable[Struct]) -> bytes:
+        return self.attempt.set_digest("BLIND_ROSTER", adverts)
+
+    def box_key(self, shared: bytes, sender: str, receiver: str) -> bytes:
+        places = place_bytes(self.attempt.place[sender], self.attempt.place[receiver])
+        return hkdf(shared, self.attempt.h0, LABELS["BLIND_KEY"] + places, 32)
+
+    def box_aad(self, roster: bytes, sender: str, receiver: str) -> bytes:
+        places = place_bytes(self.attempt.place[sender], self.attempt.place[receiver])
+        return LABELS["BLIND_AAD"] + self.attempt.h0 + roster + places
+
+    def open(self, record: Struct, total: Words, opening: bytes) -> tuple[dict[str, int], list[float], int]:
+        """Spec §13.6."""
+        attempt, ring, survivors = self.attempt, self.ring, by_site(record.vectors)
+        seeds = {each.site: each.seed for each in decode("Opening", opening).seeds} if opening else {}
+        need(set(survivors) <= set(seeds), Sealed, "the blind seed of a survivor is missing")
+        numbers = self.numbers_of_sum(total)
+        words, tails = numbers[: self.masked], numbers[self.masked :]
+        for site in survivors:
+            words = subtract(words, mask(self.pad_seed(seeds[site], site), self.masked))
+        total_key = key_sum(ring, words, len(survivors))
+        params, size = self.quantizer.params, attempt.manifest.size
+        tally = check_tally(words[-len(TALLY) :], len(survivors), params.weight_cap, size)
+        h2 = attempt.set_digest("SHARE_SET", record.statements)
+        for seed in record.seeds:
+            masks = self_masks(attempt.self_seed(seed.secret, seed.site, h2, "VECTOR_TAIL"), ring)
+            tails = [x - m for x, m in zip(tails, masks, strict=True)]
+        reduced = [x % q for x, q in zip(tails, moduli(ring), strict=True)]
+        levels = self.quantizer.levels
+        sums = decrypted(ring, attempt.h0, reduced, total_key, len(survivors), tally["weight"], levels)
+        return tally, *self.quantizer.open_sums(sums, tally["weight"])
 
 
 # ---------------------------------------------------------------- opening and audit, spec §11.7, §15
@@ -880,15 +1307,16 @@ class Opened:
     survivors: list[str]
 
 
-def open_aggregate(attempt: Attempt, encoded: bytes, words: Words) -> Opened:
-    """The mean of a round, after every check of spec §11.7 in its order."""
+def open_aggregate(attempt: Attempt, encoded: bytes, words: Words, opening: bytes = b"") -> Opened:
+    """The mean of a round, after every check of spec §11.7 in its order; opening: an encoded Opening, in `ckks`."""
     aggregate = decode("MaskedAggregate", encoded)
     record, given = aggregate.record, by_site(aggregate.projections)
     attempt.check_record(record)
-    count, vectors = attempt.quantizer.words, by_site(record.vectors)
+    payload, vectors = attempt.payload, by_site(record.vectors)
     silent = [site for site in vectors if site not in given]
-    need(len(words) == count * (1 + len(silent)), FaultyServer, "another number of words")
-    total, *others = (words[at : at + count] for at in range(0, len(words), count))
+    count, behind = payload.vector_words, payload.sum_words
+    need(len(words) == behind + count * len(silent), FaultyServer, "another number of words")
+    total, *others = words[:behind], *(words[at : at + count] for at in range(behind, len(words), count))
     need(digest("SUM_WORDS", attempt.h0, from_words(total)) == record.sum_words, FaultyServer, "another sum")
     need(set(given) <= set(vectors), FaultyServer, "projections from outside U3")
     transcript = transcript_of(record)
@@ -900,26 +1328,27 @@ def open_aggregate(attempt: Attempt, encoded: bytes, words: Words) -> Opened:
         need(named, FaultyServer, "words that their site did not sign")
     attempt.check_sum(record, total, {site: to_words(p.values[2]) for site, p in given.items()}, others)
     manifest, quantizer = attempt.manifest, attempt.quantizer
-    tally = check_tally(total[-len(TALLY) :], len(vectors), quantizer.params.weight_cap, manifest.size)
-    mean, largest, _ = quantizer.open(total[: -len(TALLY)], tally["weight"])
+    tally, mean, largest = payload.open(record, total, opening)
     following = next_range(quantizer.range_q40, tally, largest, manifest.size, quantizer.levels)
     totals = totals_of(tally, manifest.size)
     return Opened(record, transcript, mean, totals, following, total, list(vectors))
 
 
-def audit(attempt: Attempt, encoded: bytes, words: Words, vectors: Mapping[str, Words]) -> Opened:
+def audit(attempt: Attempt, encoded: bytes, words: Words, vectors: Mapping[str, Words], opening: bytes = b"") -> Opened:
     """A round with its masked vectors at hand: whose bytes are wrong (spec §15.3)."""
-    opened = open_aggregate(attempt, encoded, words)
-    given = by_site(decode("MaskedAggregate", encoded).projections)
-    expected = [0] * attempt.quantizer.words
+    opened = open_aggregate(attempt, encoded, words, opening)
+    given, payload = by_site(decode("MaskedAggregate", encoded).projections), attempt.payload
+    expected = [0] * (payload.masked + payload.count)
     for site, message in by_site(opened.record.vectors).items():
         named = digest("MASKED_WORDS", attempt.h0, from_words(vectors[site])) == message.words
         need(named, Misuse, "bytes that are not the site's vector", site)
+        numbers = payload.numbers_of_vector(vectors[site])
         if site in given:
-            projected = from_words(attempt.project(vectors[site], opened.transcript))
+            projected = from_words(attempt.project(numbers, opened.transcript))
             need(projected == given[site].values[2], FaultySite, "false projections", site)
-        expected = add(expected, vectors[site])
-    need(subtract(expected, attempt.masks_of(opened.record)) == opened.words, FaultyServer, "a false sum")
+        expected = add(expected, numbers)
+    unmasked = payload.sum_of(subtract(expected, attempt.masks_of(opened.record)))
+    need(unmasked == opened.words, FaultyServer, "a false sum")
     return opened
 
 
@@ -954,7 +1383,7 @@ TWO_DAYS = 2 * 86400
 class Policy:
     """Rules of a site with this implementation's defaults (spec §7.3)."""
 
-    schemes: Sequence[str] = ("masked",)
+    schemes: Sequence[str] = ("masked", "ckks")
     least_survivors: int = 3
     least_threshold: int = 2
     least_colluders: int = 1
@@ -1053,6 +1482,7 @@ class Ledger:
 
 STATES = "Fresh", "Advertised", "Shared", "Masked", "Signed", "Spent", "Checked"  # spec §11.3, by stage
 REQUESTS = "RoundOpen", "KeyRoster", "ShareBundle", "SurvivorSet", "SurvivorProof", "RoundRecord"
+BLIND_REQUESTS = "RoundOpen", "BlindRoster", "BlindBundle", "SurvivorSet", "SurvivorProof", "RoundRecord"  # spec §13.1
 
 
 class Site:
@@ -1063,13 +1493,15 @@ class Site:
     would keep.
     """
 
+    requests: Sequence[str] = REQUESTS
+
     def __init__(
         self, attempt: Attempt, name: str, key: Ed25519PrivateKey, update: Update, random: Random,
         policy: Policy | None = None, ledger: Ledger | None = None, signed_words: bytes = b"",
     ) -> None:  # fmt: skip
         (policy or Policy()).check(attempt.manifest)
         attempt.quantizer.check(update)
-        self.attempt, self.name, self.random = attempt, name, random
+        self.attempt, self.name, self.random, self.opening = attempt, name, random, b""
         self.ledger = ledger or Ledger(attempt.header.session)
         self.masked_words: Words | None
         self._key, self._signed_words = key, signed_words
@@ -1081,8 +1513,8 @@ class Site:
     def answer(self, request: bytes, words: Words | None = None) -> tuple[bytes, Words | None]:
         """The reply packet; state and log are unchanged after an error."""
         need(words is None, Malformed, "words beside a request")
-        message = decode_one_of(REQUESTS, request)
-        stage = REQUESTS.index(message.kind)
+        message = decode_one_of(self.requests, request)
+        stage = self.requests.index(message.kind)
         need(STATES[stage] == self.state, FaultyServer, f"{message.kind} in {self.state}")
         steps = self._advertise, self._share, self._mask, self._consent, self._unmask, self._check
         reply, holds, evidence = steps[stage](message)
@@ -1154,14 +1586,20 @@ class Site:
                 raise FaultyPeerOrServer("a box that does not open", site) from None
             shares[site] = opened[:33], opened[33:]
         assert self._update is not None
-        made = attempt.quantizer.encode(self._update, self.random(48))
+        made = self._words(self._update)
         self.trace.update(h2=h2, words=made)
-        y = self._masked(made, statements, h2)
+        y = self._masked(made, statements, h2) + self._tail(h2)
         if self._signed_words:
             y = with_peak_signed(attempt.h0, y, made[-1], self._signed_words)
             self.trace["words"][-1] = made[-1] + y[-1] - self._masked(made, statements, h2)[-1] & WORD
         vector = self._sign("MaskedVector", h2, digest("MASKED_WORDS", attempt.h0, from_words(y)))
         return vector, {"h2": h2, "held": shares, "vector": vector, "y": y}, attempt.h0
+
+    def _words(self, update: Update) -> Words:  # spec §10
+        return self.attempt.quantizer.encode(update, self.random(48))
+
+    def _tail(self, h2: bytes) -> Words:  # spec §11.8
+        return []
 
     def _masked(self, words: Words, u2: Iterable[str], h2: bytes) -> Words:  # spec §9.4
         attempt, held = self.attempt, self._holds
@@ -1204,9 +1642,116 @@ class Site:
         kept = y is not None and digest("MASKED_WORDS", attempt.h0, from_words(y)) == signed_digest
         need(kept, Refused, "the site no longer has its masked words")
         transcript = transcript_of(record)
-        values = from_words(attempt.project(y or [], transcript))
+        values = from_words(attempt.project(attempt.payload.numbers_of_vector(y or []), transcript))
         self.trace.update(record=transcript)
         return self._sign("Projections", transcript, values), {"record": transcript}, transcript
+
+
+class BlindSite(Site):
+    """A site of a `ckks` session: what its masked session does, and beside it blind boxes (spec §13).
+
+    random: called for z, B's secret, s, k, b, the coefficients of k and of b, and r, in this order.
+    """
+
+    requests = BLIND_REQUESTS
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        assert isinstance(self.attempt.payload, Ciphertexts)
+        self.payload = self.attempt.payload
+        self._blind: dict[str, Any] = {"seed": self.random(32), "secret": self.random(32)}
+
+    def answer(self, request: bytes, words: Words | None = None) -> tuple[bytes, Words | None]:
+        before = self._blind
+        try:
+            return super().answer(request, words)
+        except ProtocolError:
+            self._blind = before
+            raise
+
+    def _advertise(self, request: Struct) -> tuple[Struct, dict[str, Any], bytes]:  # spec §13.2
+        advert, holds, evidence = super()._advertise(request)
+        commitment = self.payload.commitment(self.name, self._blind["seed"])
+        blind = self._sign("BlindAdvert", advert, raw_public(self._blind["secret"]), commitment)
+        self.trace.update(blind_unsigned=unsigned(blind))
+        return blind, holds, evidence
+
+    def _share(self, request: Struct) -> tuple[Struct, dict[str, Any], bytes]:  # spec §13.5, trip 1
+        adverts = by_site(request.adverts)
+        check_blind_adverts(self.attempt, request.adverts)
+        shares, holds, evidence = super()._share(Struct("KeyRoster", tuple(each.advert for each in request.adverts)))
+        roster, boxes = self.payload.blind_roster(request.adverts), []
+        self.trace.update(blind_roster=roster, blind_boxes={})
+        for site, advert in adverts.items():
+            if site != self.name:
+                key, aad = self._box(self.name, site, advert.blind_key, roster)
+                boxes.append(Struct("BlindBox", site, seal(key, self._blind["seed"], aad)))
+                self.trace["blind_boxes"][site] = {"key": key, "aad": aad}
+        self._blind = {**self._blind, "adverts": adverts, "roster": roster}
+        return Struct("BlindShares", shares, tuple(boxes)), holds, evidence
+
+    def _box(self, sender: str, receiver: str, public: bytes, roster: bytes) -> tuple[bytes, bytes]:
+        key = self.payload.box_key(agree(self._blind["secret"], public), sender, receiver)
+        return key, self.payload.box_aad(roster, sender, receiver)
+
+    def _mask(self, request: Struct) -> tuple[Struct, dict[str, Any], bytes]:  # spec §13.5, trip 2
+        seeds, boxes = {self.name: self._blind["seed"]}, by_site(request.boxes)
+        others = set(by_site(request.bundle.statements)) - {self.name}
+        need(set(boxes) == others, FaultyServer, "blind boxes of other sites than U2")
+        for site, box in boxes.items():
+            need(site in self._blind["adverts"], FaultyServer, "U2 is not within U1")
+            advert = self._blind["adverts"][site]
+            key, aad = self._box(site, self.name, advert.blind_key, self._blind["roster"])
+            try:
+                seeds[site] = unseal(key, box.ciphertext, aad)
+            except Malformed:
+                raise FaultyPeerOrServer("a blind box that does not open", site) from None
+            fits = self.payload.commitment(site, seeds[site]) == advert.commitment
+            need(fits, FaultySite, "a blind seed that does not fit its commitment", site)
+        made = super()._mask(request.bundle)
+        self.opening = encode(Struct("Opening", tuple(Struct("Blind", *each) for each in sorted(seeds.items()))))
+        self.trace.update(opening=self.opening)
+        return made
+
+    def _words(self, update: Update) -> Words:  # spec §13.4
+        payload, ring = self.payload, self.payload.ring
+        seed = hedged_seed(self.random(32), self.attempt.h0, self.attempt.place[self.name], update)
+        levels, clipped, peak = payload.quantizer.quantize(update.values, dither_of(seed))
+        key = centred_binomial("CKKS_KEY", seed, ring.degree)
+        plain = in_fields(ring, [*(update.weight * level for level in levels), *CHECKS])
+        values = {q: transform_of(ring.degree, q).values([x % q for x in key]) for q in ring.primes}
+        errors = [centred_binomial("CKKS_ERROR", seed, count, block) for block, count in enumerate(ring.blocks)]
+        self._residues = [
+            c
+            for block, number, _ in rows_of(ring)
+            for c in encrypted(
+                ring, self.attempt.h0, block, number, values[ring.primes[number]], errors[block], plain[block]
+            )
+        ]
+        keys = pack([x + 64 for x in key], ring.key_bits, 1)
+        words = [*keys, *[0] * ZEROS, *tally_words(update, clipped, peak)]
+        self.trace.update(hedged_seed=seed, pad_seed=payload.pad_seed(self._blind["seed"], self.name))
+        return add(words, mask(self.trace["pad_seed"], payload.masked))
+
+    def _tail(self, h2: bytes) -> Words:
+        ring = self.payload.ring
+        seed = self.attempt.self_seed(self._holds["seed"], self.name, h2, "VECTOR_TAIL")
+        masks = self_masks(seed, ring)
+        masked = [(x + m) % q for x, m, q in zip(self._residues, masks, moduli(ring), strict=True)]
+        self.trace.update(tail_seed=seed)
+        return framed(masked, 3)
+
+
+def check_blind_adverts(attempt: Attempt, adverts: Sequence[Struct]) -> None:
+    """Spec §13.5, trip 1."""
+    for blind in adverts:
+        attempt.signed(blind)
+        others = blind.advert.share_key, blind.advert.mask_key
+        need(blind.advert.site == blind.site, FaultySite, "another site's advert", blind.site)
+        own = acceptable(blind.blind_key) and blind.blind_key not in others
+        need(own, FaultySite, "an unacceptable blind key", blind.site)
+    keys = [key for blind in adverts for key in (blind.blind_key, blind.advert.share_key, blind.advert.mask_key)]
+    need(len(set(keys)) == len(keys), FaultyServer, "one key in two adverts")
 
 
 # ---------------------------------------------------------------- the server, spec §11.6
@@ -1294,9 +1839,10 @@ class Server:
         elif phase == "mask":
             assert words is not None
             need(reply.share_set == self._h2, FaultySite, "another h2", site)
-            need(len(words) == attempt.quantizer.words, FaultySite, "another number of words", site)
+            need(len(words) == attempt.payload.vector_words, FaultySite, "another number of words", site)
             named = digest("MASKED_WORDS", attempt.h0, from_words(words)) == reply.words
             need(named, FaultySite, "words that it did not sign", site)
+            attempt.payload.numbers_of_vector(words)
             self.vectors[site] = words
         elif phase == "check":
             assert self._record is not None
@@ -1344,10 +1890,11 @@ class Server:
         )
         lists = self._members("advertise"), self._statements(), self._members("mask"), self._members("consent")
         draft = Struct("RoundRecord", attempt.header, *lists, seeds, keys, bytes(32))
-        total = [0] * attempt.quantizer.words
+        payload, masks = attempt.payload, attempt.masks_of(draft)
+        total = [0] * len(masks)
         for site in self._survivors():
-            total = add(total, self.vectors[site])
-        self._sum = subtract(total, attempt.masks_of(draft))
+            total = add(total, payload.numbers_of_vector(self.vectors[site]))
+        self._sum = payload.sum_of(subtract(total, masks))
         self._record = Struct(*[draft.kind, *draft.values[:-1]], digest("SUM_WORDS", attempt.h0, from_words(self._sum)))
 
     def _rebuild(self, givers: Iterable[str]) -> tuple[dict[str, bytes], str]:
@@ -1375,13 +1922,55 @@ class Server:
         attempt, record, given = self.attempt, self._record, self.counted["check"]
         assert record is not None
         for site, reply in list(given.items()):
-            if from_words(attempt.project(self.vectors[site], transcript_of(record))) != reply.values[2]:
+            numbers = attempt.payload.numbers_of_vector(self.vectors[site])
+            if from_words(attempt.project(numbers, transcript_of(record))) != reply.values[2]:
                 self.faults[site] = FaultySite("false projections", site)
                 del given[site]
         words = list(self._sum)
         for site in self._survivors():
             words += [] if site in given else self.vectors[site]
         self.aggregate = encode(Struct("MaskedAggregate", record, self._members("check"))), words
+
+
+class BlindServer(Server):
+    """A server of a `ckks` session: what its masked session does, and it hands blind boxes on (spec §13)."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._outer: dict[str, dict[str, Struct]] = {"advertise": {}, "share": {}}
+
+    def requests(self) -> dict[str, bytes]:
+        if self.phase == "share":
+            roster = encode(Struct("BlindRoster", tuple(self._blind("advertise").values())))
+            return dict.fromkeys(self.asked(), roster)
+        return super().requests()
+
+    def _blind(self, phase: str) -> dict[str, Struct]:
+        return {site: self._outer[phase][site] for site in sorted(self.counted[phase])}
+
+    def _bundle(self, site: str) -> Struct:
+        sealed = {giver: by_site(reply.boxes) for giver, reply in self._blind("share").items() if giver != site}
+        boxes = tuple(Struct("BlindBox", giver, box[site].ciphertext) for giver, box in sealed.items())
+        return Struct("BlindBundle", super()._bundle(site), boxes)
+
+    def _checked(self, phase: str, site: str, encoded: bytes, words: Words | None) -> Struct:
+        if phase not in self._outer:
+            return super()._checked(phase, site, encoded, words)
+        reply = decode("BlindAdvert" if phase == "advertise" else "BlindShares", encoded)
+        if phase == "advertise":
+            need(reply.site == site, FaultySite, "another site's name", site)
+            check_blind_adverts(self.attempt, [*self._blind("advertise").values(), reply])
+        else:
+            others = set(self.counted["advertise"]) - {site}
+            need(set(by_site(reply.boxes)) == others, FaultySite, "blind boxes for other sites", site)
+        inner = reply.advert if phase == "advertise" else reply.shares
+        counted = super()._checked(phase, site, encode(inner), words)
+        self._outer[phase][site] = reply
+        return counted
+
+
+SITES: dict[str, type[Site]] = {"masked": Site, "ckks": BlindSite}
+SERVERS: dict[str, type[Server]] = {"masked": Server, "ckks": BlindServer}
 
 
 def run(server: Server, sites: Mapping[str, Site], silent: Mapping[str, Sequence[str]]) -> Iterator[Trip]:
@@ -1440,6 +2029,9 @@ class Given(dict[str, Any]):
 
     def words(self, key: str) -> Words:
         return to_words(self.raw(key))
+
+    def opening(self, key: str = "opening") -> bytes:
+        return bytes.fromhex(self.get(key, ""))
 
     def by_rule(self, key: str) -> list[Any]:
         """A list that stands there, or entry j of a formula."""
@@ -1714,7 +2306,10 @@ def attempt_of(given: Given) -> Attempt:
 
 
 ANY_WEIGHT = Policy(least_colluders=0, largest_weight=1 << 28)  # as the README says
-DRAWN = "share_secret", "mask_secret", "seed", "mask_secret_coefficients", "seed_coefficients", "dither_seed"
+DRAWN = (
+    "blind_seed", "blind_secret", "share_secret", "mask_secret", "seed", "mask_secret_coefficients",
+    "seed_coefficients", "dither_seed", "hedge",
+)  # fmt: skip
 
 
 def site_of(attempt: Attempt, name: str, given: Mapping[str, Any], signed_words: bytes = b"") -> Site:
@@ -1722,7 +2317,7 @@ def site_of(attempt: Attempt, name: str, given: Mapping[str, Any], signed_words:
     drawn = bytes_in_order(b"".join(parts.raw(name) for name in DRAWN if name in random))
     parts.all_seen("random bytes")
     keys = key_of(given["identity_seed"]), update_of(given["update"])
-    return Site(attempt, name, *keys, drawn, ANY_WEIGHT, signed_words=signed_words)
+    return SITES[attempt.manifest.scheme](attempt, name, *keys, drawn, ANY_WEIGHT, signed_words=signed_words)
 
 
 def signed_words(packets: Iterable[Any], name: str) -> bytes:
@@ -1760,19 +2355,19 @@ def site_in(case: Case) -> Site:
     return site
 
 
+TRACED = (
+    "unsigned", "h1", "h2", "h3", "boxes", "added", "subtracted", "blind_unsigned", "blind_roster", "blind_boxes",
+    "opening", "hedged_seed", "tail_seed", "pad_seed",
+)  # fmt: skip
+
+
 def check_site_answers(case: Case) -> None:
     site = site_in(case)
     equal("the phase", PHASES[STATES.index(site.state)], case.whole["phase"])
     reply = site.answer(*packet(case.inputs["message"]))
     attempt, trace, holds = site.attempt, site.trace, site._holds
     case.gives(reply=shown(*reply), state=site.state, h0=attempt.h0, session_id=session_id(attempt.manifest))
-    case.gives(
-        **{
-            name: trace[name]
-            for name in ("unsigned", "h1", "h2", "h3", "boxes", "added", "subtracted")
-            if name in trace
-        }
-    )
+    case.gives(**{name: trace[name] for name in TRACED if name in trace})
     if site.state == "Shared":
         drawn = ([a.to_bytes(33, "big") for a in each] for each in trace["drawn"])
         case.gives(**dict(zip(("mask_secret_coefficients", "seed_coefficients"), drawn, strict=True)))
@@ -1811,7 +2406,7 @@ def check_site_in_order(case: Case) -> None:
 
 
 def server_of(attempt: Attempt, given: Given) -> Server:
-    return Server(attempt, key_of(given["server_seed"]), given["cohort"])
+    return SERVERS[attempt.manifest.scheme](attempt, key_of(given["server_seed"]), given["cohort"])
 
 
 def check_server_refuses(case: Case) -> None:
@@ -1833,7 +2428,7 @@ def check_server_refuses(case: Case) -> None:
         return
     equal("counted", bad["site"] in server.counted[phase or ""], False)
     if server.aggregate:
-        opened = open_aggregate(server.attempt, *server.aggregate)
+        opened = open_aggregate(server.attempt, *server.aggregate, given.opening())
         if bad["site"] not in opened.survivors:
             raise Wrong("the site's words are missing")
 
@@ -1872,7 +2467,9 @@ def check_attempt(case: Case) -> None:
         equal(f"replies of {phase}", found, trip["replies"])
     case.gives(words={name: from_words(site.trace["words"]) for name, site in sites.items() if "words" in site.trace})
     if server.aggregate:
-        check_opened(case, audit(attempt, *server.aggregate, server.vectors))
+        for name in server.vectors:
+            case.gives(opening=sites[name].opening)
+        check_opened(case, audit(attempt, *server.aggregate, server.vectors, sites[name].opening))
         case.gives(aggregate=shown(*server.aggregate))
 
 
@@ -1885,11 +2482,14 @@ def check_aggregate(case: Case) -> None:
     given, attempt = case.inputs, attempt_of(case.inputs)
 
     def act() -> Opened:
-        return open_aggregate(attempt, given.raw("head"), given.words("words"))
+        return open_aggregate(attempt, given.raw("head"), words, given.opening())
 
+    words = given.words("words") if "words" in given else given.words("right_words")
+    for index, amount in given.get("added", ()):
+        words[index] = words[index] + int(amount) & WORD
     if case.error is None:
         return check_opened(case, act())
-    open_aggregate(attempt, given.raw("right_head"), given.words("right_words"))
+    open_aggregate(attempt, given.raw("right_head"), given.words("right_words"), given.opening("right_opening"))
     given.seen |= {"words"}
     return case.refuses(act)
 
@@ -1961,6 +2561,119 @@ def check_x25519(case: Case) -> None:
     return either(case, lambda: need(acceptable(public), Malformed, "no key") or {"accepted": True})  # type: ignore[func-returns-value]
 
 
+def ring_in(given: Given) -> Ring:
+    return ring_of(given["sites"], given["weight_cap"], given["bits"], given["size"])
+
+
+def shown_small(values: Sequence[int], width: int = 1) -> dict[str, Any]:
+    """The first 16, and the digest of all in two's complement."""
+    data = b"".join(value.to_bytes(width, "little", signed=True) for value in values)
+    return {"first": list(values[:16]), "sha256": hashlib.sha256(data).digest()}
+
+
+def shown_residues(rows: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """The first 4 of every prime, and the digest of all."""
+    data = b"".join(struct.pack(f"<{len(row)}I", *row) for row in rows)
+    return {"first": [list(row[:4]) for row in rows], "sha256": hashlib.sha256(data).digest()}
+
+
+def check_ring(case: Case) -> None:
+    either(case, lambda: ring_in(case.inputs).described())
+
+
+def check_roots(case: Case) -> None:
+    degree = case.inputs["N"]
+    primes = primes_of(degree, case.inputs["count"])
+    equal("the most primes", len(primes), MOST_PRIMES[degree])
+    case.gives(primes=primes, roots=[least_root(degree, q) for q in primes])
+
+
+def check_sampling(case: Case) -> None:
+    given, what = case.inputs, case.inputs["what"]
+    if what == "hedged seed":
+        update = Update(from_binary32(given.raw("values")), given["weight"], 1, 0, 0, 0)
+        seed = hedged_seed(given.raw("drawn"), given.raw("h0"), given["place"], update)
+        of_update = digest("CKKS_UPDATE", given["weight"].to_bytes(8, "big"), given.raw("values"))
+        return case.gives(update=of_update, seed=seed, dither_seed=dither_of(seed))
+    if what in ("key", "errors"):
+        label, block = ("CKKS_KEY", None) if what == "key" else ("CKKS_ERROR", given["block"])
+        return case.gives(**shown_small(centred_binomial(label, given.raw("seed"), given["count"], block)))
+    ring, block = ring_in(given), given["block"]
+    if what == "self-mask":
+        count, seed = ring.blocks[block], given.raw("tail_seed")
+        return case.gives(
+            **shown_residues([self_mask(seed, ring, block, l, count) for l in range(len(ring.primes))])  # noqa: E741
+        )
+    equal("what is sampled", what, "public element")
+    h0, degree = given.raw("h0"), ring.degree
+    return case.gives(
+        **shown_residues([public_element(h0, block, l, degree, q) for l, q in enumerate(ring.primes)])  # noqa: E741
+    )
+
+
+def check_encryption(case: Case) -> None:
+    given, ring = case.inputs, ring_in(case.inputs)
+    block, seed = given["block"], given.raw("seed")
+    levels = [given["weight"] * level for level in given.by_rule("levels")]
+    plain = in_fields(ring, [*levels, *CHECKS])[block]
+    key = centred_binomial("CKKS_KEY", seed, ring.degree)
+    errors = centred_binomial("CKKS_ERROR", seed, len(plain), block)
+    rows = []
+    for number, q in enumerate(ring.primes):
+        values = transform_of(ring.degree, q).values([x % q for x in key])
+        rows.append(encrypted(ring, given.raw("h0"), block, number, values, errors, plain))
+    words = from_words(pack([x + 64 for x in key], ring.key_bits, 1))
+    case.gives(coefficients=len(plain), plain=shown_residues([[m % q for m in plain] for q in ring.primes]))
+    case.gives(ciphertext=shown_residues(rows), key_words_begin=words[:32])
+    case.gives(key_words_sha256=hashlib.sha256(words).digest())
+
+
+def ciphertexts_of(given: Given) -> Ciphertexts:
+    payload = attempt_of(given).payload
+    if not isinstance(payload, Ciphertexts):
+        raise Wrong("not a session of ckks mode")
+    return payload
+
+
+def check_tails(case: Case) -> None:
+    given, payload = case.inputs, ciphertexts_of(case.inputs)
+    masked = [0] * payload.masked
+
+    def act() -> dict[str, Any]:
+        if "sum" in given:
+            return {"numbers": payload.numbers_of_sum(masked + given.words("sum"))[payload.masked :]}
+        read = [payload.numbers_of_vector(masked + to_words(bytes.fromhex(tail))) for tail in given["tails"]]
+        total = [sum(column) for column in zip(*read, strict=True)]
+        numbers = [each[payload.masked :] for each in read]
+        return {"numbers": numbers, "sum": from_words(payload.sum_of(total)[payload.masked :])}
+
+    either(case, act)
+
+
+def check_keys(case: Case) -> None:
+    given, ring = case.inputs, ciphertexts_of(case.inputs).ring
+    seeds = [bytes.fromhex(seed) for seed in given["seeds"]]
+    words = [0] * (ring.key_words + ZEROS + len(TALLY))
+    for seed in seeds:
+        key = pack([x + 64 for x in centred_binomial("CKKS_KEY", seed, ring.degree)], ring.key_bits, 1)
+        words = add(words, key + [0] * (ZEROS + len(TALLY)))
+    for index, amount in given["added"]:
+        words[index] = words[index] + int(amount) & WORD
+    either(case, lambda: shown_small(key_sum(ring, words, len(seeds)), 2))
+
+
+def check_decoding(case: Case) -> None:
+    given, payload = case.inputs, ciphertexts_of(case.inputs)
+    keys = [centred_binomial("CKKS_KEY", bytes.fromhex(seed), payload.ring.degree) for seed in given["seeds"]]
+    total_key = [sum(column) for column in zip(*keys, strict=True)]
+    numbers = given["survivors"], given["total_weight"], payload.quantizer.levels
+
+    def act() -> dict[str, Any]:
+        return {"sums": decrypted(payload.ring, payload.attempt.h0, given["residues"], total_key, *numbers)}
+
+    either(case, act)
+
+
 FORMS: dict[str, Callable[[Case], None]] = {
     "encode": check_encode, "decode": check_decode, "domain separation": check_domain,
     "derivation": check_derivation, "stream": check_stream, "initial adapter": check_initial,
@@ -1969,7 +2682,9 @@ FORMS: dict[str, Callable[[Case], None]] = {
     "site answers": check_site_answers, "site refuses": check_site_refuses, "site in order": check_site_in_order,
     "server refuses": check_server_refuses, "attempt": check_attempt, "aggregate": check_aggregate,
     "chain": check_chain, "aes-256-ctr": check_ctr, "aead": check_aead, "ed25519": check_ed25519,
-    "hkdf": check_hkdf, "x25519": check_x25519,
+    "hkdf": check_hkdf, "x25519": check_x25519, "ckks ring": check_ring, "ckks roots": check_roots,
+    "ckks sampling": check_sampling, "ckks encryption": check_encryption, "ckks tails": check_tails,
+    "ckks keys": check_keys, "ckks decoding": check_decoding,
 }  # fmt: skip
 
 

@@ -155,11 +155,15 @@ def _step_site(played: Played, phase: str) -> None:
 
 def bad_order() -> Json:
     """Every request at every state but the one that is due, and what is no request at all."""
-    played = Played(Session(3)).run()
+    return order_file(Played(Session(3)).run(), "11.4")
+
+
+def order_file(played: Played, spec: str, *no_requests: bytes) -> Json:
+    """The file of one site of the attempt. no_requests: more of what is none in its scheme."""
     assert played.error is None
     right = [of_site(played, phase) for phase in played.heads]
-    messages = [*right, *_no_requests(played)]
-    fresh = Played(Session(3))
+    messages = [*right, *_no_requests(played), *no_requests]
+    fresh = Played(played.session)
     client, draws = twin_of(fresh, ME)
     steps = []
     for step in range(len(right) + 1):
@@ -179,7 +183,7 @@ def bad_order() -> Json:
         "words_beside: the code if the right request (at the last state: the first) carries one word 1 beside it."
     )
     case = {"name": "every message at every state", "inputs": inputs, "outputs": {}}
-    return file(about, "11.4", "site in order", [case])
+    return file(about, spec, "site in order", [case])
 
 
 def of_site(played: Played, phase: str) -> bytes:

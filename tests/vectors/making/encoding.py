@@ -7,6 +7,8 @@ from typing import Any
 
 from keys.public import SitePublic
 from secagg import chain, config, enrol, identity
+from secagg.ckks import messages as blind_messages
+from secagg.ckks.states import Blind, Opening
 from secagg.config import Manifest
 from secagg.identity import Roster
 from secagg.masked import messages
@@ -16,7 +18,7 @@ from tests.vectors import form
 from tests.vectors.form import Json, bad, drawn, file, good
 from tests.vectors.scene import Session
 
-MODULES = (identity, config, chain, enrol, messages)
+MODULES = (identity, config, chain, enrol, messages, blind_messages)
 _WIDTHS = (0, 23, 24, 255, 256, 65_535, 65_536, 2**32 - 1, 2**32, 2**53 - 1, 2**53, 2**64 - 1)
 
 
@@ -24,7 +26,7 @@ def structs() -> dict[str, type[Struct]]:
     """Every struct that travels, is signed or is logged, by name."""
     values = [value for module in MODULES for value in vars(module).values()]
     found = {each for each in values if isinstance(each, type) and issubclass(each, Struct)} - {Struct}
-    named = {each.__name__: each for each in {*found, QuantizerParams, SitePublic}}
+    named = {each.__name__: each for each in {*found, QuantizerParams, SitePublic, Blind, Opening}}
     return dict(sorted(named.items(), key=lambda item: (item[1].TAG, item[0])))
 
 

@@ -98,10 +98,11 @@ def masked_sites(played: Played) -> list[str]:
 
 def opened(played: Played) -> Json:
     """The aggregate and all that follows from it."""
-    aggregate = played.server.result()
-    mean: Mean = played.scheme.open(played.context, aggregate.payload)
+    aggregate, opening = played.server.result(), played.opening()
+    mean: Mean = played.scheme.open(played.context, aggregate.payload, opening)
     return {
         "aggregate": form.packet(aggregate.payload),
+        **({"opening": opening.hex()} if opening else {}),
         "survivors": list(mean.contributors),
         "mean": form.floats(mean.values),
         "totals": totals(mean),

@@ -96,7 +96,7 @@ SIGNED = {  # message: its label, and whether h0 stands behind the label (spec Â
     "RoundOpen": ("SIGN_ROUND_OPEN", True), "KeyAdvert": ("SIGN_KEY_ADVERT", True),
     "ShareStatement": ("SIGN_SEALED_SHARES", True), "MaskedVector": ("SIGN_MASKED_VECTOR", True),
     "SurvivorSignature": ("SIGN_SURVIVORS", True), "UnmaskShares": ("SIGN_UNMASK_SHARES", True),
-    "Projections": ("SIGN_PROJECTIONS", True),
+    "Projections": ("SIGN_PROJECTIONS", True), "BlindAdvert": ("SIGN_BLIND_ADVERT", True),
 }  # fmt: skip
 
 

@@ -57,7 +57,7 @@ def plain_words(played: Played, site: str) -> Words:
     return np.concatenate((values, Tally.of(update.metrics, update.weight, blocks.clipped, blocks.peak_q40).words()))
 
 
-def _case(name: str, played: Played, phase: str, site: str, **outputs: object) -> Json:
+def trip_case(name: str, played: Played, phase: str, site: str, **outputs: object) -> Json:
     """The site's answer of one phase, with all that led to it."""
     phases = list(played.heads)
     before = phases[: phases.index(phase)]
@@ -79,7 +79,7 @@ def advertise() -> Json:
         played = settled(session)
         advert = KeyAdvert.decode(played.reply("advertise", site).head)
         cases.append(
-            _case(
+            trip_case(
                 name, played, "advertise", site, state="Advertised", h0=played.context.digest.hex(),
                 session_id=session.manifest.digest().hex(), unsigned=advert.unsigned().hex(),
             )
@@ -95,7 +95,7 @@ def share_aead() -> Json:
     )
     for name, session, silent, site in rows:
         played = settled(session, silent=silent)
-        cases.append(_case(name, played, "share", site, **_sealed(played, site)))
+        cases.append(trip_case(name, played, "share", site, **_sealed(played, site)))
     about = (
         "Trip 1: a site shares k and b, and seals one box for every other site of U1. boxes: key, associated data and "
         "plaintext (share of k, then share of b) of every box; the ciphertexts stand in the reply."
@@ -146,7 +146,7 @@ def masked_input() -> Json:
     for name, session, silent, sites in rows:
         played = settled(session, silent=silent)
         for site in sites:
-            cases.append(_case(f"{name}: {site}", played, "mask", site, **_masked(played, site)))
+            cases.append(trip_case(f"{name}: {site}", played, "mask", site, **_masked(played, site)))
     about = (
         "Trip 2: a site opens its boxes, makes its words and masks them. words: x_u, before any mask; they follow from "
         "the update as in quantize.json and tally.json. exact: as there. added, subtracted: the seeds of the masks."
@@ -187,7 +187,7 @@ def consistency() -> Json:
         played = settled(session, silent=silent)
         vectors = SurvivorSet.decode(_request(played, "consent", site)).vectors
         h3 = survivor_set_digest(played.context.digest, vectors).hex()
-        cases.append(_case(name, played, "consent", site, state="Signed", h3=h3))
+        cases.append(trip_case(name, played, "consent", site, state="Signed", h3=h3))
     return file("Trip 3: a site signs the one survivor set it has seen.", "11.4.4", SITE_FORM, cases)
 
 
@@ -202,7 +202,7 @@ def unmask() -> Json:
     )  # fmt: skip
     for name, session, silent, site in rows:
         played = settled(session, silent=silent)
-        cases.append(_case(name, played, "unmask", site, state="Spent"))
+        cases.append(trip_case(name, played, "unmask", site, state="Spent"))
     about = "Trip 4: for every site of U2 one share, of its seed if it survived and of its mask secret if not."
     return file(about, "11.4.5", SITE_FORM, cases)
 
@@ -227,7 +227,7 @@ def check() -> Json:
             "masked_words": form.words(played.archive.get(site)),
             "values": Projections.decode(played.reply("check", site).head).values.hex(),
         }  # fmt: skip
-        cases.append(_case(name, played, "check", site, **outputs))
+        cases.append(trip_case(name, played, "check", site, **outputs))
     about = (
         "Trip 5: a site projects the masked words it sent on the challenge of the record. masked_words: those words."
     )

@@ -1,0 +1,69 @@
+"""One site's update on its way through our gateway into the server's process, beside a plain HTTPS upload.
+
+Ours passes the gateway, Flower's SuperLink and its pull by the ServerApp, each over TLS of its own, in pieces that are
+hashed; the other is one POST to uvicorn. Same bytes, same certificate, same machine, in turn.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from benchmarks import plaintext, upload
+from benchmarks.federation import Federation, Setting, federations, free_port, in_turn
+from benchmarks.figures import Spread, tell
+from benchmarks.profile import of_profile
+from benchmarks.records import Against, Record
+from keys.provision import provision_consortium
+
+HTTPS: Final = "https"
+MB: Final = 10**6
+SIZES: Final = of_profile((32 * MB,), (32 * MB, 100 * MB))
+REPETITIONS: Final = of_profile(5, 10)
+ROLES: Final = {plaintext.NAME: ("server", "site"), HTTPS: ("https-server", "https-client")}
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("size", SIZES)
+def test_an_upload(benchmark: BenchmarkFixture, tmp_path: Path, size: int) -> None:
+    settings = [Setting(scheme, upload.SITES, size // 8, REPETITIONS + 1) for scheme in ROLES]
+    setups = dict.fromkeys(ROLES, _start)
+
+    def run() -> dict[str, tuple[float, ...]]:
+        with federations(tmp_path, settings, setups) as made:
+            turns = in_turn(made, REPETITIONS)
+        return {scheme: tuple(each.event["seconds_total"] for each in found) for scheme, found in turns.items()}
+
+    taken = benchmark.pedantic(run, rounds=1)
+    ours, theirs = taken[plaintext.NAME], taken[HTTPS]
+    ratios = tuple(mine / its for mine, its in zip(ours, theirs, strict=True))
+    against = {plaintext.NAME: (Against(HTTPS, ratios),), HTTPS: ()}
+    notes = {
+        plaintext.NAME: "agent, gateway, SuperLink, ServerApp; until the words are there",
+        HTTPS: "one POST by httpx to uvicorn over a kept connection",
+    }
+    records = [
+        Record(
+            family="upload", scheme=scheme, role="site", stage="upload", values=size // 8, wall_s=found, bytes_up=size,
+            against=against[scheme], note=notes[scheme],
+        )
+        for scheme, found in taken.items()
+    ]  # fmt: skip
+    line = f"upload of {size // MB} MB: through the gateway {Spread.of(ours).show('s', digits=2)}"
+    line += f", plain HTTPS {Spread.of(theirs).show('s', digits=2)}"
+    tell(benchmark, f"{line}, ratio {Spread.of(ratios).show('x', digits=2)}", *records)
+
+
+def _start(made: Federation) -> None:
+    """The two processes of an upload: who takes it, and who sends it."""
+    folder, port = made.journal.parent, free_port()
+    provision_consortium(folder / upload.CONSORTIUM, made.setting.sites)
+    for role in ROLES[made.setting.scheme]:
+        arguments = [role, str(folder), str(port), str(made.setting.size), str(made.turns)]
+        made.start(role, sys.executable, "-m", "benchmarks.upload", *arguments)
+        if role == "https-server":
+            made.await_port(port)
