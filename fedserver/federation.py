@@ -61,6 +61,13 @@ class Federation:
 
     def run(self) -> Result:
         """Runs the session to its last round. Raises ServerError."""
+        try:
+            return self._run()
+        except Damaged as error:  # of a round that a site had missed
+            problem = f"{error.path} is damaged or missing"
+            raise ServerError(problem, "restore it, then go on with fedserver --resume") from None
+
+    def _run(self) -> Result:
         manifest = self._checkpoint.manifest()
         scheme, options = self._plan.scheme, self._plan.options()
         self._journal.write("protection", scheme=scheme, options=options, cautions=cautions(scheme, options))
