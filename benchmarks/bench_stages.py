@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import numpy as np
 import pytest
@@ -21,6 +20,7 @@ from benchmarks.profile import of_profile
 from benchmarks.records import STAGES, Against, Record
 from benchmarks.stopwatch import Seconds
 from benchmarks.watched import Played, play
+from secagg.lanes import headroom, words_for
 from secagg.masked.masks import Masks
 from secagg.primitives.agreement import agree, derive, load, public_key
 from secagg.primitives.prg import SEED_BYTES
@@ -36,14 +36,14 @@ FULL = [
     *((40_000_000, n) for n in (3, 10)),
 ]
 ROLES = ("site", "server", "open")
-BEYOND = (100, 300, 1000)  # sites; a session takes 100 of them
+BEYOND = (300, 1000)  # sites; a session takes 100 of them
 
 pytestmark = [pytest.mark.benchmark(timer=time.process_time), pytest.mark.timeout(3600)]
 
 
 def rounds_for(size: int, n: int) -> int:
     """Fewer where a round is long, for each gives three sites' figures."""
-    return 1 if n >= 100 or size > 4_000_000 else 2 if n >= 30 else 3
+    return 1 if n >= 100 or size * n > 20_000_000 else 2 if n >= 30 else 3
 
 
 @pytest.mark.parametrize(("size", "n"), of_profile(QUICK, FULL))
@@ -112,7 +112,7 @@ def test_a_sites_stages_that_grow_with_the_sites(benchmark: BenchmarkFixture, n:
     size = of_profile(100_000, 1_000_000)
     threshold = 2 * n // 3 + 1
     own, peers = os.urandom(32), [public_key(os.urandom(32)) for _ in range(n - 1)]
-    words = np.zeros(size // 3, np.uint64)  # three lanes of 21 bits: 1,000 sites of 11 bits
+    words = np.zeros(words_for(size, headroom(BITS, n, 1)), np.uint64)
     seeds = [os.urandom(SEED_BYTES) for _ in range(n)]
 
     def keys() -> None:
@@ -127,16 +127,13 @@ def test_a_sites_stages_that_grow_with_the_sites(benchmark: BenchmarkFixture, n:
         {
             "keys": keys,
             "shares": lambda: [split(own, threshold, range(1, n + 1), os.urandom) for _ in range(2)],
-            "protect": partial(mask, seeds, words),
+            "protect": lambda: Masks(seeds, []).apply(words),
         },
     )
     note = "the stage's functions alone; a session takes at most 100 sites"
     setting = {"family": "stage", "scheme": "masked", "role": "site", "values": size, "sites": n, "neighbours": n - 1}
+    setting["bits"] = BITS
     records = [record_of(taken, stage=stage, **setting, note=note) for stage, taken in found.items()]
     parts = ", ".join(f"{stage} {taken.cpu.show('ms', 1e3)}" for stage, taken in found.items())
     line = f"masked, a site's functions, d = {size:,}, {n} sites: {parts}"
-    tell(benchmark, line, *(records if n > 100 else ()))  # up to there test_stages_and_totals has whole stages
-
-
-def mask(seeds: Sequence[bytes], words: np.ndarray) -> None:
-    Masks(seeds, []).apply(words)
+    tell(benchmark, line, *records)

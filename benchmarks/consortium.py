@@ -67,8 +67,8 @@ class SessionRound:
         return self.names[len(self.names) // 2]
 
     def until(self, phase: str) -> SessionRound:
-        """Drives the round to the beginning of a phase, or to its end if it has no such phase; every site answers."""
-        while self.server.phase != phase and not self.server.done:
+        """Drives the round to the beginning of a phase; every site answers."""
+        while self.server.phase != phase:
             self.server.receive((site, self.answer(site, request)) for site, request in self.server.requests().items())
         return self
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from benchmarks.records import Record
 from secagg.ckks.params import MAX_SIZE, MOST_PRIMES, RingParams, candidate, cost
 from secagg.ckks.payload import ZEROS
+from secagg.ckks_shared.params import Packing
 from secagg.lanes import headroom, words_for
 from secagg.tally import WORDS
 from secagg.wire import MAX_SITES
@@ -122,8 +123,14 @@ def ckks_words(size: int, sites: int, bits: int) -> tuple[int, int]:
     return head + params.words, head + -(-params.residues // 2)
 
 
+def shared_words(size: int, sites: int, bits: int) -> tuple[int, int]:
+    """The same in ckks-shared mode: ciphertexts, and as many of them summed."""
+    words = Packing(bits, sites, WEIGHT_CAP, size).words
+    return words, words
+
+
 Vectors = Callable[[int, int, int], tuple[int, int]]
-VECTORS: Final[Mapping[str, Vectors]] = {"masked": masked_words, "ckks": ckks_words}
+VECTORS: Final[Mapping[str, Vectors]] = {"masked": masked_words, "ckks": ckks_words, "ckks-shared": shared_words}
 
 
 # ---------------------------------------------------------------------- costs fitted to records

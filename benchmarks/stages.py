@@ -73,17 +73,28 @@ _CKKS: Final[Table] = {
     },
     "secagg.ckks.opening:decrypt": {"open": "open"},
 }
-_SHARED: Final[Table] = {**_CODEC, **_QUANTISER}
+_CKKS_SHARED: Final[Table] = {
+    "secagg.ckks_shared.client:require_opened": {"site": "check"},
+    "secagg.ckks_shared.client:encrypt": {"site": "protect"},
+    "secagg.ckks_shared.server:require_contribution": {"server": "check"},
+    **{f"secagg.ckks_shared.opening:{name}": {"open": "check"} for name in ("require_record", "_sum_of", "_secret")},
+    "secagg.ckks_shared.opening:Decrypted": {"open": "open"},
+    "secagg.ckks_shared.payload:_cut": {"open": "open"},
+}
+_EVERYBODYS: Final[Table] = {**_CODEC, **_QUANTISER}
 
 PARTS: Final[Mapping[str, Table]] = {
-    "masked": {**_SHARED, **_MASKED},
-    "ckks": {**_SHARED, **_MASKED, **_CKKS},
+    "masked": {**_EVERYBODYS, **_MASKED},
+    "ckks": {**_EVERYBODYS, **_MASKED, **_CKKS},
+    "ckks-shared": {**_EVERYBODYS, **_CKKS_SHARED},
 }
+# Classes whose objects have a `process` that works for whoever made it.
+WORKERS: Final[Mapping[str, str]] = {"ckks-shared": "secagg.ckks_shared.workers:Worker"}
 
 
 def parts_of(scheme: str) -> Table:
     """The scheme's functions; of a scheme that is not listed, the quantiser's and the messages' alone."""
-    return PARTS.get(scheme, _SHARED)
+    return PARTS.get(scheme, _EVERYBODYS)
 
 
 def base(side: str, phase: str) -> str:

@@ -1,4 +1,7 @@
-"""Which part of a computation takes the time: seconds of nested parts, each without what is nested in it."""
+"""Which part of a computation takes the time: seconds of nested parts, each without what is nested in it.
+
+Processes that work for this one count as its own CPU time, if they are followed; Linux only.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,33 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import wraps
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from unittest.mock import patch
+
+_followed: Final[dict[int, float]] = {}  # process -> CPU seconds when it was last read
+# While such a part goes on, other processes work for it, whatever is nested in it.
+_WITH_PROCESSES: Final = ("protect", "open")
+
+
+def follow(process: int) -> None:
+    """Has every stopwatch count this process's CPU time from now on."""
+    _followed[process] = 0.0
+
+
+def _followed_seconds() -> float:
+    for process in _followed:
+        with suppress(OSError):  # it has ended: what was last read stands
+            _followed[process] = time.clock_gettime((~process << 3) | 2)  # Linux: CPU clock of a process, all threads
+    return sum(_followed.values())
 
 
 @dataclass
 class Seconds:
-    """CPU time of the process, all threads, and wall time."""
+    """CPU time of the process, all threads, and of those it follows; wall time."""
 
     cpu: float = 0.0
     wall: float = 0.0
@@ -40,7 +59,7 @@ class Stopwatch:
     def __init__(self) -> None:
         self.spent: dict[Part, Seconds] = defaultdict(Seconds)
         self._stack: list[Part] = []
-        self._since = Seconds()
+        self._since, self._others = Seconds(), 0.0
         self._thread = threading.get_ident()
 
     @contextmanager
@@ -55,12 +74,15 @@ class Stopwatch:
             self._stack.pop()
 
     def _settle(self) -> None:
-        now = Seconds(time.process_time(), time.perf_counter())
+        now, others = Seconds(time.process_time(), time.perf_counter()), _followed_seconds()
         if self._stack:
             spent = self.spent[self._stack[-1]]
             spent.cpu += now.cpu - self._since.cpu
             spent.wall += now.wall - self._since.wall
-        self._since = now
+            if others > self._others:
+                users = [part for part in self._stack if part.stage in _WITH_PROCESSES]
+                self.spent[(users or self._stack)[-1]].cpu += others - self._others
+        self._since, self._others = now, others
 
     def of(self, who: str) -> dict[str, Seconds]:
         """The stages of one party."""

@@ -52,11 +52,10 @@ def serve(folder: Path, round_: SessionRound, arguments: list[str]) -> int:
     for name in round_.names:
         round_.clients[name] = round_.give(name, None, (folder / f"{name}.state").read_bytes())
     round_.until("check")
-    if not round_.server.done:
-        for name, request in round_.server.requests().items():
-            _save(folder, "record", request)
-            (folder / f"{name}.state").write_bytes(round_.clients[name].to_bytes())
-        round_.server.receive((name, _checked(folder, arguments, name)) for name in round_.names)
+    for name, request in round_.server.requests().items():
+        _save(folder, "record", request)
+        (folder / f"{name}.state").write_bytes(round_.clients[name].to_bytes())
+    round_.server.receive((name, _checked(folder, arguments, name)) for name in round_.names)
     _save(folder, "aggregate", round_.server.result().payload)
     return 0
 

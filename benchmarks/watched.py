@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
+from typing import Any
 
 from benchmarks.consortium import SessionRound, update_of
-from benchmarks.stages import base, parts_of
-from benchmarks.stopwatch import Part, Seconds, Stopwatch
+from benchmarks.stages import WORKERS, base, parts_of
+from benchmarks.stopwatch import Part, Seconds, Stopwatch, follow
 from fedclient.packets import decode_packet, encode_packet
 from fedserver.round import size_of
 from secagg.session import Mean, Packet, Update
@@ -35,6 +37,21 @@ class Played:
 
 
 @cache
+def _follow_workers(scheme: str) -> None:
+    """From now on the scheme's worker processes count as the process that starts them."""
+    if scheme in WORKERS:
+        module, _, name = WORKERS[scheme].partition(":")
+        worker = getattr(import_module(module), name)
+        begin = worker.__init__
+
+        def followed(self: Any, *arguments: Any) -> None:
+            begin(self, *arguments)
+            follow(self.process.pid)
+
+        worker.__init__ = followed
+
+
+@cache
 def _updates(size: int) -> tuple[Update, ...]:
     """Three, which sites take in turn: time does not depend on the values."""
     return tuple(update_of(size, seed) for seed in range(3))
@@ -42,6 +59,7 @@ def _updates(size: int) -> tuple[Update, ...]:
 
 def play(scheme: str, n: int, size: int, bits: int = 12, updates: Sequence[Update] | None = None) -> Played:
     """A round in which every site answers. updates: by site, in order of names; some of this size if not given."""
+    _follow_workers(scheme)
     given = updates or [_updates(size)[number % 3] for number in range(n)]
     round_ = SessionRound(n, size, bits, scheme=scheme, updates=given)
     watched = _watched_sites(round_.names)

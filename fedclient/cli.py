@@ -321,12 +321,16 @@ def _training_line(site: str):  # type: ignore[no-untyped-def]
     return progress
 
 
-def main() -> None:
-    """The console script."""
+def _failures() -> tuple[type[Exception], ...]:
     from fedclient.connection import ConnectionFailed
 
+    return KeyFileError, LocalError, ConnectionFailed
+
+
+def main() -> None:
+    """The console script."""
     stopped = ("stopped", "start fedclient again to go on where the session stands")
-    run(app, "fedclient", failures=(KeyFileError, LocalError, ConnectionFailed), interrupted=stopped)
+    run(app, "fedclient", failures=_failures, interrupted=stopped)
 
 
 if __name__ == "__main__":

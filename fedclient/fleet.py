@@ -48,10 +48,12 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from fedclient.connection import Connection, is_passing, trust
+from fedclient.packets import OBJECTS_HEADER
 from secagg.errors import Malformed
 
 HEARTBEAT_S: Final = 15.0  # the server gives a silent site up after twice this; Flower's least is 10
@@ -87,7 +89,8 @@ class Fleet:
 
     def __init__(self, connection: Connection, stop: threading.Event) -> None:
         self._public_key, self._stop = _public_bytes(connection.node_key), stop
-        self._client = _open_client(connection)
+        self._told = _Told()
+        self._client = _open_client(connection, self._told)
         self._unconfirmed: list[ConfirmMessageReceivedRequest] = []
         self._transfers = ThreadPoolExecutor(TRANSFERS, thread_name_prefix="fleet-transfer")
 
@@ -163,7 +166,9 @@ class Fleet:
             self._call(self._client.PushObject, request)
             return len(content)
 
-        wanted = [(name, part) for name, part in objects.items() if name in set(answer.objects_to_push)]
+        asked_for = set(answer.objects_to_push)
+        wanted = [(name, part) for name, part in objects.items() if name in asked_for]
+        self._told.objects = len(wanted)
         return sum(self._transfers.map(lambda pair: send(*pair), wanted))
 
     def _fetch(self, node: Node, run_id: int, tree: ObjectTree) -> dict[str, bytes]:
@@ -210,12 +215,25 @@ class Fleet:
             raise
 
 
-def _open_client(connection: Connection) -> FleetHttpClient:
+class _Told:
+    """Tells the gateway with each object how many the reply has, so that it knows when the reply is whole."""
+
+    objects = 0
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        """Adds the header to a call that pushes an object."""
+        if isinstance(context.message, PushObjectRequest):
+            context.request.headers[OBJECTS_HEADER] = str(self.objects)
+        return call_next(context)
+
+
+def _open_client(connection: Connection, told: _Told) -> FleetHttpClient:
     client = FleetHttpClient(
         f"https://{connection.server}",
         interceptors=[
             RuntimeVersionHttpInterceptor(component_name="SuperNode"),
             NodeAuthHttpInterceptor(connection.node_key, connection.node_key.public_key()),
+            told,
         ],
         verify=trust(connection.ca),
         timeout=CALL_TIMEOUT_S,

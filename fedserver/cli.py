@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from click.core import ParameterSource
 
 from fedclient.settings import ALL_LINEAR, LocalError, LoraSettings, TrainingSettings
-from fedserver.plan import Plan, ServerError
 from keys.console import new_app, notice, run
 from keys.errors import KeyFileError
+
+if TYPE_CHECKING:
+    from fedserver.plan import Plan
 
 app = new_app("Aggregate what the sites of a consortium train, without seeing any site's update.")
 
@@ -129,6 +131,8 @@ def fedserver(
         return
     if roster is None or keys is None or not model:
         raise typer.BadParameter("needed, unless --demo or --resume is given", param_hint="--roster, --keys, --model")
+    from fedserver.plan import Plan
+
     plan = Plan(
         roster=str(roster.resolve()), keys=str(keys.resolve()), out=str(out), scheme=secagg, model=model,
         rounds=rounds, server_reads_sum=server_reads_sum,
@@ -227,6 +231,7 @@ def _start(plan: Plan, out: Path) -> None:
 
 def _resume(out: Path, listen: str) -> None:
     from fedserver.checkpoint import Checkpoint
+    from fedserver.plan import Plan, ServerError
     from fedserver.preflight import require_runnable
     from fedserver.supervise import PLAN_FILE, STATE, only_server
 
@@ -246,6 +251,7 @@ def _resume(out: Path, listen: str) -> None:
 def _begin(plan: Plan, out: Path) -> None:
     """Writes the plan. A folder where no session was agreed on yet is used again. Raises ServerError."""
     from fedserver.checkpoint import Checkpoint
+    from fedserver.plan import ServerError
     from fedserver.supervise import PLAN_FILE, STATE
 
     if (out / PLAN_FILE).exists() and Checkpoint(out / STATE).manifest() is not None:
@@ -296,12 +302,16 @@ def _tell_where(out: Path) -> None:
     typer.echo("\n".join(last["saved_at"]))
 
 
-def main() -> None:
-    """The console script."""
+def _failures() -> tuple[type[Exception], ...]:
     from fedserver.failures import FAILURES
 
+    return KeyFileError, LocalError, *FAILURES
+
+
+def main() -> None:
+    """The console script."""
     run(
-        app, "fedserver", failures=(KeyFileError, LocalError, *FAILURES),
+        app, "fedserver", failures=_failures,
         interrupted=("stopped; every process was ended", "go on with: fedserver --resume --out DIR"),
     )  # fmt: skip
 

@@ -12,14 +12,17 @@ import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-import httpx
 import uvicorn
 
+from fedclient.packets import OBJECTS_HEADER
 from fedserver.traffic import Traffic
+from fedserver.uploads import ANNOUNCEMENT, OBJECT, Uploads
+from fedserver.upstream import Answer, Upstream, UpstreamFailed
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -32,21 +35,26 @@ FLEET_CALLS: Final = (
     b"confirm-message-received get-run get-fab"
 ).split()
 METHOD_OF_PATH: Final = {b"/v1/fleet/" + call: "POST" for call in FLEET_CALLS} | {b"/health": "GET"}
-UPLOADS: Final = b"/v1/fleet/push-"
 POLL: Final = b"/v1/fleet/pull-messages"
 NODE_KEY: Final = b"flwr-public-key"
+OBJECTS: Final = OBJECTS_HEADER.encode("ascii")
 HOLD_S: Final = 1.0
 LOOK_S: Final = 0.005
 MAX_BODY_BYTES: Final = 64 << 20  # one object: Flower cuts an Array into pieces of 5 MiB
 BODY_S: Final = 120.0  # for a whole body, so that nobody holds a connection with a byte now and then
 MAX_CONNECTIONS: Final = 512
 KEEP_ALIVE_S: Final = 75
-UPSTREAM_TIMEOUT_S: Final = 120.0
+OK: Final = 200
+REQUEST_TIMEOUT: Final = 408
 START_S: Final = 15.0
 STOP_S: Final = 5.0
 HOP_BY_HOP: Final = frozenset(b"connection keep-alive proxy-authorization te trailer transfer-encoding upgrade".split())
-NOT_FORWARDED: Final = HOP_BY_HOP | frozenset(
-    b"host expect cookie authorization forwarded x-forwarded-for x-forwarded-host x-forwarded-proto".split()
+NOT_FORWARDED: Final = (
+    HOP_BY_HOP
+    | frozenset(
+        b"host expect cookie authorization forwarded x-forwarded-for x-forwarded-host x-forwarded-proto".split()
+    )
+    | {OBJECTS}
 )
 NOT_RETURNED: Final = HOP_BY_HOP | {b"server", b"date"}
 
@@ -75,17 +83,12 @@ class FleetOnly:
         max_body_bytes: int = MAX_BODY_BYTES,
         body_s: float = BODY_S,
     ) -> None:
-        self._upstream = upstream
+        self._upstream = Upstream(upstream, ssl.create_default_context(cafile=upstream_ca))
         self._traffic = traffic
+        self._uploads = None if traffic is None else Uploads(traffic)
         self._max_body_bytes, self._body_s = max_body_bytes, body_s
         self._polled: dict[bytes, int] = {}  # node key -> how often the server had pushed at its last poll
         self._held = 0
-        self._client = httpx.AsyncClient(
-            verify=ssl.create_default_context(cafile=upstream_ca),
-            timeout=UPSTREAM_TIMEOUT_S,
-            limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=64),
-            trust_env=False,
-        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one HTTP request."""
@@ -102,7 +105,7 @@ class FleetOnly:
         await receive()
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        await self._client.aclose()
+        await self._upstream.close()
         await send({"type": "lifespan.shutdown.complete"})
 
     def _refusal(self, scope: Scope) -> int | None:
@@ -118,21 +121,31 @@ class FleetOnly:
     async def _watch(self, scope: Scope, receive: Receive, send: Send) -> int | None:
         """Passes the request on; counts it if it uploads, holds it if it polls in vain."""
         path = scope["raw_path"]
-        if self._traffic is None:
-            return await self._forward(scope, receive, send)
-        if path == POLL:
+        if self._traffic is not None and path == POLL:
             return await self._poll(self._traffic, scope, receive, send)
-        if not path.startswith(UPLOADS):
-            return await self._forward(scope, receive, send)
-        self._traffic.begin_upload()
+        if self._uploads is not None and path in (ANNOUNCEMENT, OBJECT):
+            return await self._upload(self._uploads, scope, receive, send)
+        return await self._forward(scope, receive, send)
+
+    async def _upload(self, uploads: Uploads, scope: Scope, receive: Receive, send: Send) -> int | None:
+        node, objects = _value(scope, NODE_KEY), _value(scope, OBJECTS)
+        status = 0
+
+        async def noting(part: MutableMapping[str, Any]) -> None:
+            nonlocal status
+            status = part.get("status", status)
+            await send(part)
+
+        uploads.begin(node)
         try:
-            return await self._forward(scope, receive, send)
+            return await self._forward(scope, receive, noting)
         finally:
-            self._traffic.end_upload()
+            is_stored = status == OK
+            uploads.end(scope["raw_path"], node, is_stored, int(objects) if objects.isdigit() else 0)
 
     async def _poll(self, traffic: Traffic, scope: Scope, receive: Receive, send: Send) -> int | None:
         """Passes a poll on once the server has pushed requests since the last one, or after HOLD_S."""
-        site = next((value for name, value in scope["headers"] if name == NODE_KEY), b"")
+        site = _value(scope, NODE_KEY)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + HOLD_S
         self._held += 1
@@ -155,23 +168,18 @@ class FleetOnly:
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> int | None:
         """Passes the request on; an HTTP status if there is nothing to pass back."""
         headers = [(name, value) for name, value in scope["headers"] if name not in NOT_FORWARDED]
-        url = self._upstream + scope["raw_path"].decode("ascii")
         body = self._body(receive) if scope["method"] == "POST" else None
         try:
-            request = self._client.build_request(scope["method"], url, headers=headers, content=body)
-            response = await self._client.send(request, stream=True)
+            answer = await self._upstream.send(scope["method"].encode(), scope["raw_path"], headers, body)
         except _TooLarge:
             return 413
         except _TooSlow:
-            return 408
+            return REQUEST_TIMEOUT
         except _Gone:
             return None
-        except httpx.TransportError:
+        except UpstreamFailed:
             return 503  # Flower's clients try again after 502, 503 and 504, and give up after 500
-        try:
-            await _pass_back(response, send)
-        finally:
-            await response.aclose()
+        await _pass_back(answer, send)
         return None
 
     async def _body(self, receive: Receive) -> AsyncIterator[bytes]:
@@ -287,6 +295,10 @@ class _Gone(Exception):
     """The client left in the middle of its request."""
 
 
+def _value(scope: Scope, name: bytes) -> bytes:
+    return next((value for each, value in scope["headers"] if each == name), b"")
+
+
 def _content_length(scope: Scope) -> int | None:
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit():
@@ -302,18 +314,21 @@ async def _before(deadline: float, receive: Receive) -> MutableMapping[str, Any]
         raise _TooSlow from error
 
 
-async def _pass_back(response: httpx.Response, send: Send) -> None:
-    headers = [(name.lower(), value) for name, value in response.headers.raw]
-    kept = [(name, value) for name, value in headers if name not in NOT_RETURNED]
-    await send({"type": "http.response.start", "status": response.status_code, "headers": kept})
-    async for chunk in response.aiter_raw():
-        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-    await send({"type": "http.response.body", "body": b""})
+async def _pass_back(answer: Answer, send: Send) -> None:
+    kept = [(name, value) for name, value in answer.headers if name not in NOT_RETURNED]
+    await send({"type": "http.response.start", "status": answer.status, "headers": kept})
+    last = b""
+    async with aclosing(answer.pieces) as pieces:
+        async for piece in pieces:
+            if last:
+                await send({"type": "http.response.body", "body": last, "more_body": True})
+            last = piece
+    await send({"type": "http.response.body", "body": last})
 
 
 async def _answer(send: Send, status: int) -> None:
     headers = [(b"content-length", b"0")]
-    if status == httpx.codes.REQUEST_TIMEOUT:
+    if status == REQUEST_TIMEOUT:
         headers.append((b"connection", b"close"))  # else the rest of the body would be waited for
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": b""})

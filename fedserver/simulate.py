@@ -292,6 +292,6 @@ def _adapter(out: Path) -> Path:
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that every process is ended
     run(
-        app, "python -m fedserver.simulate", failures=(KeyFileError, LocalError),
+        app, "python -m fedserver.simulate", failures=lambda: (KeyFileError, LocalError),
         interrupted=("stopped; every process was ended", "run the command again"),
     )  # fmt: skip

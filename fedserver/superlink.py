@@ -1,6 +1,7 @@
 """How fedserver runs Flower's SuperLink: on loopback, in processes of its own, with nothing left behind.
 
-Only public surface: console scripts, their options, and their environment variables.
+Only public surface: console scripts, their options, and their environment variables; see lean.py for how the
+SuperLink's is run.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from keys.nodekey import openssh_node_key
 HOST: Final = "127.0.0.1"
 CONNECTION: Final = "fedserver"  # the name of our SuperLink in the private FLWR_HOME's config.toml
 BIN: Final = Path(sys.executable).parent
+LEAN: Final = Path(__file__).with_name("lean.py")  # runs flower-superlink
 START_S: Final = 60.0
 STOP_S: Final = 5.0
 HEALTH_POLL_S: Final = 0.05
@@ -221,7 +223,7 @@ class SuperLink:
 
     def _superlink_command(self) -> list[str]:
         tls = self._tls
-        command = [str(BIN / "flower-superlink"), "--host", HOST, "--port", str(self._port)]
+        command = [sys.executable, "-P", str(LEAN), "--host", HOST, "--port", str(self._port)]
         command += ["--ssl-certfile", str(tls.cert), "--ssl-keyfile", str(tls.key)]
         command += ["--ssl-ca-certfile", str(tls.ca), "--enable-supernode-auth", "--isolation", "process"]
         command += ["--superexec-auth-secret-file", str(self._secret)]
@@ -281,7 +283,7 @@ def _environment(work: Path, pythonpath: Sequence[Path]) -> dict[str, str]:
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
         "UV_OFFLINE": "1",
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Never
 
 import click
@@ -29,12 +29,13 @@ def run(
     program: str,
     arguments: Sequence[str] | None = None,
     *,
-    failures: tuple[type[Exception], ...] = (KeyFileError,),
+    failures: Callable[[], tuple[type[Exception], ...]] = lambda: (KeyFileError,),
     interrupted: tuple[str, str] = ("interrupted, nothing was made", "run the command again"),
 ) -> Never:
     """Runs the command and ends the process; a failure (exit 1) or misuse (2) prints two lines on stderr.
 
-    failures: error types with `problem` and `remedy`. interrupted: the two lines for Ctrl-C.
+    failures: error types with `problem` and `remedy`, asked for once there is an error: a command that only shows
+    its help need not load them. interrupted: the two lines for Ctrl-C.
     """
     try:
         status = typer.main.get_command(app).main(
@@ -49,7 +50,7 @@ def run(
         _fail(error.format_message(), f"see: {where} --help", 2)
     except (click.Abort, KeyboardInterrupt):
         _fail(*interrupted, 1)
-    except failures as error:
+    except failures() as error:
         _fail(getattr(error, "problem", str(error)), getattr(error, "remedy", "run the command again"), 1)
     if status == INTERRUPTED:  # typer's word for Ctrl-C
         _fail(*interrupted, INTERRUPTED)

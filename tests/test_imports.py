@@ -17,6 +17,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("secagg", "keys", "fedclient", "fedserver")
 LEARNING = {"torch", "transformers", "peft"}
+SLOW_TO_LOAD = {"asyncio", "fastapi", "flwr", "grpc", "httpx", "numpy", "pydantic", "starlette", "tenseal", "uvicorn"}
 PRIVATE_KEY_CODE = ("keys.store", "keys.sharedfile", "keys.sharedkey")
 SHARED = tuple(
     f"fedclient.{name}"
@@ -256,6 +257,18 @@ def test_a_process_that_loads_the_whole_server_holds_no_learning_and_no_private_
     assert {name for name in loaded if top(name) == "tenseal"} == set()
     theirs = {name for name in loaded if top(name) == "fedclient"}
     assert theirs <= {"fedclient", *SHARED, DEMO_NUMBERS}
+
+
+@pytest.mark.parametrize("command", ["fedserver", "fedclient", "fedkeys"])
+def test_help_loads_nothing_that_takes_long_to_load(command: str) -> None:
+    module = "keys.cli" if command == "fedkeys" else f"{command}.cli"
+    code = f"import sys, {module}\nsys.argv = ['{command}', '--help']\n"
+    code += f"try: {module}.main()\nfinally: print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert f"Usage: {command}" in done.stdout
+    loaded = {top(name) for name in done.stderr.split()}
+    assert module.split(".", maxsplit=1)[0] in loaded
+    assert loaded & (LEARNING | SLOW_TO_LOAD) == set()
 
 
 def test_private_flower_modules_are_used_in_one_file() -> None:

@@ -8,11 +8,12 @@ from typing import Final
 from fedserver.overhead import names
 from fedserver.overhead.peers import pairs
 from fedserver.overhead.record import OTHERS, Record
-from fedserver.overhead.rounds import UNPROTECTED, Added, Cost, Setting, added, costs, headline
+from fedserver.overhead.rounds import BASELINE, UNPROTECTED, Added, Cost, Setting, added, costs, headline
 from fedserver.overhead.run import FLOORS, ModelRow, Run, middle_s
 from fedserver.overhead.units import digits, middle, percent, ratio, seconds, size, spread
 
 MOST: Final = 5
+SHOWN_BITS: Final = 8  # the default of fedserver
 SHOWN_RANK, SHOWN_SITES, SHOWN_MINUTES = 16, 20, 10
 FLOOR: Final = "aes-ctr"
 SHOWN_MODEL: Final = "Llama-3-8B"
@@ -39,7 +40,7 @@ def _of_scheme(run: Run, scheme: str) -> str:
     where = f"a round of {names.setting(at.values, at.sites)}" + (f", {at.dropped} of them lost" if at.dropped else "")
     if plain is None:
         return f"{scheme}: {where} takes {spread(cost.whole.wall_s)}{_traffic(cost.whole)}."
-    return f"{scheme} {_adds(added(cost, plain), where)}: {_instead(cost, plain)}."
+    return f"{scheme} {_adds(added(cost, plain), where)}: {_instead(cost, plain, found[at].get(BASELINE))}."
 
 
 def _adds(more: Added, where: str) -> str:
@@ -65,8 +66,9 @@ def _around(times: tuple[float, ...]) -> str:
     return f"no time beyond the spread ({seconds(min(times))} to {seconds(max(times))})"
 
 
-def _instead(cost: Cost, plain: Cost) -> str:
+def _instead(cost: Cost, plain: Cost, flower: Cost | None) -> str:
     text = f"{seconds(cost.seconds)} where the same transport with nothing protected takes {seconds(plain.seconds)}"
+    text += "" if flower is None else f" and Flower's own plaintext round {seconds(flower.seconds)}"
     ours, theirs = cost.whole, plain.whole
     if ours.bytes_up is None or ours.bytes_down is None or theirs.bytes_up is None or theirs.bytes_down is None:
         return text
@@ -108,7 +110,7 @@ def _extent(record: Record) -> tuple[bool, int, int]:
 def _beside(run: Run) -> str:
     """For each other package the comparison with ours at a site where they were held against most; and a floor's."""
     at_site = [pair for pair in pairs(run) if pair.place.role == "site"]
-    theirs = [pair for pair in at_site if pair.upper in OTHERS and pair.lower not in OTHERS]
+    theirs = [pair for pair in at_site if pair.upper in OTHERS and pair.lower not in OTHERS and not pair.stage]
     floors = [pair for pair in at_site if pair.lower == FLOOR and pair.upper not in OTHERS]
     parts, where = [], ""
     if theirs:
@@ -159,7 +161,8 @@ def _accuracy(run: Run) -> str:
     errors = [each for each in run.of("accuracy") if each.value is not None]
     if not errors:
         return ""
-    parts = ", ".join(f"{digits(each.value or 0.0, 2)} {_with(each)}" for each in errors[:4])
+    shown = [each for each in errors if each.bits == SHOWN_BITS] or errors[:1]
+    parts = ", ".join(f"{digits(each.value or 0.0, 2)} {_with(each)}" for each in shown)
     return f"Error of the aggregate ({errors[0].unit}): {parts}."
 
 

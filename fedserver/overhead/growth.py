@@ -41,7 +41,7 @@ def slices(run: Run, role: str) -> list[Slice]:
     records = [
         each for each in run.of("total", "peer")
         if each.role == role and each.values and each.sites and not each.dropped and each.scheme not in FLOORS
-        and middle_s(each)
+        and each.stage in (None, "whole") and middle_s(each)
     ]  # fmt: skip
     return [found for by, held in SIZES.items() if (found := _slice(records, role, by, held)) is not None]
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from fedserver.overhead.record import OTHERS, Record
 from fedserver.overhead.run import FLOORS, Run, time_of
 from fedserver.overhead.units import middle
+
+WHOLE_WORK: Final = (None, "whole", "upload")  # stages that are none
 
 
 class Place(NamedTuple):
@@ -25,7 +27,7 @@ class Place(NamedTuple):
 class Pair:
     """How many times the time of `lower` the work of `upper` takes: a peer's over ours, or ours over a floor's.
 
-    stage: of ours, where one stage was held against a floor; "" for a role's whole work.
+    stage: where only that was held against each other; "" for a role's whole work.
     """
 
     upper: str
@@ -57,7 +59,7 @@ def pairs(run: Run) -> list[Pair]:
 
 
 def _pair(record: Record, other: str, ratios: Sequence[float]) -> Pair | None:
-    own, stage = record.scheme, record.stage or "" if record.family == "stage" else ""
+    own, stage = record.scheme, "" if record.stage in WHOLE_WORK else record.stage or ""
     if own is None or own == other:
         return None
     if _rank(own) < _rank(other):  # ours over a peer's, or a floor's over ours: turned round

@@ -14,13 +14,14 @@ from fedserver.overhead.units import middle
 WHOLE: Final = "whole"
 TRAIN: Final = "train"  # of a real federation: handing out the last sum, opening it, training
 UNPROTECTED: Final = "plain"  # our own transport, nothing protected
+BASELINE: Final = "flower-fedavg"
 PHASES: Final = {
     TRAIN: "sites get the sum of the round before, open it and train",
     "start": "sites get the sum of the round before and open it; training is left out",
     "advertise": "sites sign fresh keys for the round",
     "share": "sites share the secrets that unmask in case one vanishes",
     "mask": "sites quantise and protect their updates and send them",
-    "upload": "sites send their updates",
+    "send": "sites send their updates, quantised and in clear",
     "consent": "sites agree on who survived",
     "unmask": "survivors release what opens the sum, or opens it to sites",
     "check": "sites check the sum against what they sent",

@@ -8,9 +8,9 @@ from typing import Any, Final
 from fedserver.overhead import names
 from fedserver.overhead.blocks import Bars, Block, Points, Table
 from fedserver.overhead.record import Record
-from fedserver.overhead.rounds import PHASES, Cost, Setting, costs, headline
+from fedserver.overhead.rounds import BASELINE, PHASES, UNPROTECTED, Cost, Setting, costs, headline
 from fedserver.overhead.run import Run
-from fedserver.overhead.units import NONE, count, middle, seconds, size, spread
+from fedserver.overhead.units import NONE, count, middle, ratio, seconds, size, spread
 
 UNDIVIDED: Final = "all phases"  # of rounds whose phases nobody timed
 Way = tuple[str, str, Callable[[Any], str]]  # heading, field of a record, how it is written
@@ -89,23 +89,29 @@ def _cell(record: Record | None, way: Way) -> str:
 
 
 def _settings_table(found: Mapping[Setting, Mapping[str, Cost]]) -> Table:
+    others = [each for each in (UNPROTECTED, BASELINE) if any(each in schemes for schemes in found.values())]
     rows = tuple(
         (
             count(at.values), str(at.sites), str(at.dropped), names.name(scheme), spread(cost.whole.wall_s),
-            names.against(cost.whole) or NONE, _cell(cost.whole, ("", "cpu_s", spread)),
+            *(_times(cost.whole, other) for other in others), _cell(cost.whole, ("", "cpu_s", spread)),
             *(_cell(cost.whole, way) for way in _BYTES),
         )
         for at in sorted(found) for scheme, cost in found[at].items()
     )  # fmt: skip
     headings = (
-        "values", "sites", "lost", "scheme", "wall time", "times the wall time", "CPU, all processes", "bytes up",
-        "bytes down",
+        "values", "sites", "lost", "scheme", "wall time", *(f"over {names.name(other)}" for other in others),
+        "CPU, all processes", "bytes up", "bytes down",
     )  # fmt: skip
     caption = (
-        "Whole rounds of real processes on one machine, in turn. Bytes are a site's; plain is the same transport with "
-        "nothing protected."
+        "Whole rounds of real processes on one machine, in turn, and how many times the wall time of the neighbouring "
+        "round of another kind. Bytes are a site's; plain is the same transport with nothing protected."
     )
-    return Table(caption, headings, rows, frozenset((0, 1, 2, 4, 6, 7, 8)))
+    return Table(caption, headings, rows, frozenset({0, 1, 2, *range(4, len(headings))}))
+
+
+def _times(record: Record, other: str) -> str:
+    ratios = next((each.ratios for each in record.against if each.scheme == other), None)
+    return NONE if ratios is None else spread(ratios, ratio)
 
 
 # ------------------------------------------------------------------ a real federation

@@ -322,7 +322,7 @@ class CkksForm:
 
     def raised(self, context: RoundContext, sum_: Words, at: int, levels: int) -> Words:
         """Delta times the levels on one coefficient, mod every prime."""
-        params, out = ring_of(context), sum_.copy()
+        params, out = ring_of(context.manifest), sum_.copy()
         numbers = out[KeyAndCiphertext(context).words :].view("<u4")
         for row, prime in enumerate(params.primes):
             numbers[row * params.coefficients(0) + at] += np.uint32((levels << params.delta_bits) % prime)
@@ -343,12 +343,12 @@ class CkksForm:
         return mock.patch.object(ckks_payload, "hedged_seed", noted)
 
     def words(self, sent: Sent, update: Update, inside: Secrets) -> Words:
-        key = one_time_key(inside[sent.name], ring_of(sent.context).ring_size)
+        key = one_time_key(inside[sent.name], ring_of(sent.context.manifest).ring_size)
         _, tally = _integers(sent.context, update, GRID_DITHER)
-        return np.concatenate([key_words(ring_of(sent.context), key), np.zeros(ZEROS, np.uint64), tally])
+        return np.concatenate([key_words(ring_of(sent.context.manifest), key), np.zeros(ZEROS, np.uint64), tally])
 
     def require_tail(self, sent: Sent, update: Update, inside: Secrets) -> None:
-        params, seed = ring_of(sent.context), inside[sent.name]
+        params, seed = ring_of(sent.context.manifest), inside[sent.name]
         levels, _ = _integers(sent.context, update, dither_seed(seed))
         blocks = encrypt(params, sent.context.digest, seed, levels)
         mask = tail_seed(sent.context, sent.share_set, sent.site, inside[sent.commitment])
@@ -386,17 +386,17 @@ class CkksForm:
 def _integers(context: RoundContext, update: Update, dither: bytes) -> tuple[list[np.ndarray], Words]:
     """Weighted levels in blocks of the ring, and the tally."""
     levels = quantizer_of(context).levels(update.values, update.weight, Stream(dither))
-    blocks = [block.copy() for block in levels.weighted(ring_of(context).block_values)]
+    blocks = [block.copy() for block in levels.weighted(ring_of(context.manifest).block_values)]
     return blocks, Tally.of(update.metrics, update.weight, levels.clipped, levels.peak_q40).words()
 
 
 def _moduli(context: RoundContext) -> np.ndarray:
-    return np.array(ring_of(context).primes, np.int64)[:, None]
+    return np.array(ring_of(context.manifest).primes, np.int64)[:, None]
 
 
 def _moved(sent: Sent, here: Update, there: Update) -> list[np.ndarray]:
     """What the one update's coefficients have more than the other's, mod q, block by block."""
-    params, nothing = ring_of(sent.context), bytes(64)
+    params, nothing = ring_of(sent.context.manifest), bytes(64)
     with (
         mock.patch.object(cipher, "errors", lambda seed, block, count: np.zeros(count, np.int8)),
         mock.patch.object(cipher, "one_time_key", lambda seed, count: np.zeros(count, np.int8)),

@@ -193,7 +193,8 @@ class Game:
         if self.choose.below(2):
             return replace(message, **{name: items[:at] + items[at + 1 :]})
         part = "ciphertext" if name == "boxes" else "signature"
-        bad = replace(items[at], **{part: flipped(getattr(items[at], part), self.choose.below(64))})
+        value = getattr(items[at], part)
+        bad = replace(items[at], **{part: flipped(value, self.choose.below(64) % len(value))})
         return replace(message, **{name: (*items[:at], bad, *items[at + 1 :])})
 
 

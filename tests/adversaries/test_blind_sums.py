@@ -12,24 +12,31 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from nacl.public import PrivateKey, SealedBox
 
 from fedclient import site as fedclient_site
 from fedclient.store import SessionStore
+from fedserver.checkpoint import Checkpoint
 from secagg.chain import Position
 from secagg.ckks import frames
 from secagg.ckks.payload import KeyAndCiphertext
+from secagg.config import RoundContext
+from secagg.enrol import OpeningFor, OpeningWanted, signed_by
 from secagg.errors import FaultyServer
+from secagg.initial import initial_adapter
 from secagg.masked.messages import masked_words_digest
+from secagg.schemes import scheme_named
 from secagg.session import Packet
+from secagg.vector import adapter_digest
 from tests.adversaries.ending import Ending
 from tests.adversaries.knowledge import what_it_can_compute
 from tests.adversaries.lab import Lab, Story
 from tests.adversaries.parties import random_input
 from tests.adversaries.traces import shown, traces
 from tests.adversaries.worlds import other_inputs, views_are_identical
-from tests.federation.direct import Bench, Where
+from tests.federation.direct import LAYOUT, Bench, Where
 from tests.masked.stage import resigned
-from tests.sim import site_name
+from tests.sim import Dice, site_name
 
 pytestmark = [pytest.mark.parametrize("scheme", ["ckks"], indirect=True), pytest.mark.usefixtures("scheme")]
 
@@ -165,6 +172,25 @@ def test_a_colluder_knows_the_seeds_of_those_that_dealt_to_it_and_no_others(deal
     assert {each.site for each in known.vectors} == {1: {*NAMES[1:6]}, 4: {*NAMES[:4]}, 5: {*NAMES[:5]}}.get(
         dealt, set()
     )
+
+
+def test_who_steals_an_identity_key_borrows_what_opens_the_sessions_rounds_so_far(bench: Bench) -> None:
+    """Not defended (spec §18.2): a peer cannot tell the thief from a site that missed rounds. It has sums, no terms."""
+    bench.run(rounds=2)
+    store = Checkpoint(bench.folder / "out" / "state")
+    manifest, stolen, secret = store.manifest(), bench.consortium.keys[VICTIM], PrivateKey(Dice("thief")(32))
+    assert manifest is not None
+    adapter = initial_adapter(LAYOUT, manifest.nonce)
+    position = Position.start(manifest)
+    for round_ in (1, 2):
+        draft = OpeningWanted(VICTIM, manifest.digest(), round_, 1, bytes(secret.public_key), bytes(64))
+        reply = bench.link.members["site-01"].handle("lend", [Packet(signed_by(stolen, draft).encode())])
+        opening = SealedBox(secret).decrypt(OpeningFor.decode(reply.head).sealed)
+        context = RoundContext(manifest, bench.consortium.roster, position.header(manifest, 1))
+        mean = scheme_named(manifest.scheme).open(context, store.aggregate(round_), opening)
+        adapter = np.add(adapter, mean.values, dtype=np.float32)
+        position = position.after(mean, adapter_digest(LAYOUT, adapter))
+    assert adapter.tobytes() == _saved(bench, "site-01")
 
 
 # ---------------------------------------------------------------------- a ciphertext that is not its site's own

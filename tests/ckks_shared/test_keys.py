@@ -201,17 +201,7 @@ def test_a_secret_under_another_ones_name_is_the_makers_fault() -> None:
         lambda: context_bytes(more=("galois",)),
         lambda: context_bytes(more=("relin",)),
     ],
-    ids=[
-        "zero",
-        "text",
-        "short",
-        "no secret",
-        "scale",
-        "moduli",
-        "public key encryption",
-        "Galois keys",
-        "relinearisation keys",
-    ],
+    ids=["zero", "text", "short", "no secret", "scale", "moduli", "public key", "Galois keys", "relinearisation keys"],
 )
 def test_a_secret_that_is_no_key_of_these_parameters_is_the_makers_fault(secret: Callable[[], bytes]) -> None:
     consortium, dealt = scene()

@@ -42,12 +42,13 @@ class Upstream:
         wait_until(lambda: self.server.started)
 
     async def answer(self, scope, receive, send) -> None:
-        self.headers, body, more = dict(scope["headers"]), b"", True
+        self.headers, parts, more = dict(scope["headers"]), list[bytes](), True
         while more:
             part = await receive()
-            body, more = body + part.get("body", b""), part.get("more_body", False)
+            parts.append(part.get("body", b""))
+            more = part.get("more_body", False)
         await send({"type": "http.response.start", "status": 201, "headers": [(b"x-kept", b"yes")]})
-        await send({"type": "http.response.body", "body": body})
+        await send({"type": "http.response.body", "body": b"".join(parts)})
 
     def stop(self) -> None:
         self.server.should_exit = True

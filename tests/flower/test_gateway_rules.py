@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
 import pytest
 
 from fedserver import gateway
 from fedserver.gateway import FLEET_CALLS, MAX_CONNECTIONS, FleetOnly, Gateway, GatewayFailed
 from fedserver.traffic import Traffic
+from fedserver.upstream import Answer, Headers, UpstreamFailed
 from tests.flower import pki
 
 LIMIT = 1000
@@ -30,23 +30,23 @@ def issued(tmp_path_factory: pytest.TempPathFactory) -> pki.Pki:
 
 @dataclass
 class Superlink:
-    """Answers everything with 200, and keeps what reached it whole."""
+    """Stands for the gateway's upstream: answers everything with 200, and keeps what reached it whole."""
 
-    seen: list[tuple[str, str, bytes]] = field(default_factory=list)
-    headers: list[httpx.Headers] = field(default_factory=list)
+    seen: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
+    headers: list[dict[bytes, bytes]] = field(default_factory=list)
+    is_away: bool = False
 
-    async def __call__(self, request: httpx.Request) -> httpx.Response:
-        body = await request.aread()
-        self.seen.append((request.method, request.url.path, body))
-        self.headers.append(request.headers)
-        return httpx.Response(200, headers={"server": "inner", "date": "now", "x-kept": "yes"}, stream=Whole())
+    async def send(self, method: bytes, path: bytes, headers: Headers, body: AsyncIterator[bytes] | None) -> Answer:
+        if self.is_away:
+            raise UpstreamFailed
+        content = b"" if body is None else b"".join([piece async for piece in body])
+        self.seen.append((method, path, content))
+        self.headers.append(dict(headers))
+        return Answer(200, [(b"server", b"inner"), (b"date", b"now"), (b"x-kept", b"yes")], self._pieces())
 
-
-class Whole(httpx.AsyncByteStream):
-    """A body."""
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield b"answer"
+    async def _pieces(self) -> AsyncGenerator[bytes]:
+        yield b"ans"
+        yield b"wer"
 
 
 @dataclass
@@ -87,7 +87,7 @@ class Public:
 def public(issued: pki.Pki) -> Iterator[Public]:
     superlink = Superlink()
     app = FleetOnly("https://127.0.0.1:1", issued.ca, max_body_bytes=LIMIT)
-    app._client = httpx.AsyncClient(transport=httpx.MockTransport(superlink))
+    app._upstream = superlink  # type: ignore[assignment]
     yield Public(app, superlink)
 
 
@@ -137,14 +137,11 @@ def test_no_credential_or_forwarding_header_goes_in_and_no_server_header_comes_o
     status, headers = public.ask(PUSH, headers=[(name, b"x") for name in names])
     assert (status, headers[b"x-kept"]) == (200, b"yes")
     assert not {b"server", b"date"} & headers.keys()
-    assert [name for name in names if name.decode() in public.superlink.headers[0]] == [b"flwr-signature"]
+    assert [name for name in names if name in public.superlink.headers[0]] == [b"flwr-signature"]
 
 
 def test_a_superlink_that_is_away_is_worth_another_try(public: Public) -> None:
-    async def away(request: httpx.Request) -> httpx.Response:
-        raise httpx.ConnectError("refused")
-
-    public.app._client = httpx.AsyncClient(transport=httpx.MockTransport(away))
+    public.superlink.is_away = True
     assert public.ask(PUSH)[0] == 503
 
 
@@ -152,7 +149,7 @@ def test_polls_under_ever_new_keys_do_not_fill_the_memory(issued: pki.Pki, tmp_p
     traffic = Traffic.create(tmp_path / "traffic")
     traffic.announce_requests()
     app = FleetOnly("https://127.0.0.1:1", issued.ca, traffic=traffic)
-    app._client = httpx.AsyncClient(transport=httpx.MockTransport(Superlink()))
+    app._upstream = Superlink()  # type: ignore[assignment]
     public = Public(app, Superlink())
     for number in range(2 * MAX_CONNECTIONS):
         key = (b"flwr-public-key", str(number).encode())
@@ -160,15 +157,10 @@ def test_polls_under_ever_new_keys_do_not_fill_the_memory(issued: pki.Pki, tmp_p
     assert len(app._polled) <= MAX_CONNECTIONS
 
 
-def test_the_superlinks_certificate_is_checked_and_no_proxy_is_asked(
-    issued: pki.Pki, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[dict[str, Any]] = []
-    monkeypatch.setattr(gateway.httpx, "AsyncClient", lambda **options: made.append(options))
-    FleetOnly("https://127.0.0.1:1", issued.ca)
-    assert made[0]["trust_env"] is False
-    assert made[0]["verify"].verify_mode is ssl.CERT_REQUIRED
-    assert len(made[0]["verify"].get_ca_certs()) == 1
+def test_the_gateway_trusts_the_internal_ca_alone(issued: pki.Pki) -> None:
+    tls = FleetOnly("https://127.0.0.1:1", issued.ca)._upstream.tls
+    assert tls.verify_mode is ssl.CERT_REQUIRED and tls.check_hostname
+    assert len(tls.get_ca_certs()) == 1
 
 
 def test_a_listener_that_does_not_start_says_so(issued: pki.Pki, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,11 +14,13 @@ from typing import Any, Final
 from fedclient.settings import LocalError
 from keys.errors import KeyFileError
 from secagg.ckks.messages import BlindAdvert
+from secagg.ckks_shared.messages import Contribution
 from secagg.enrol import SIGNED, Consent, Here, ModelCard, Ready
 from secagg.errors import SecAggError
 from secagg.identity import ServerKeys, SiteKeys
 from secagg.labels import (
     SIGN_BLIND_ADVERT,
+    SIGN_CONTRIBUTION,
     SIGN_KEY_ADVERT,
     SIGN_MASKED_VECTOR,
     SIGN_PROJECTIONS,
@@ -50,6 +52,7 @@ LABELS: Final[dict[type[Struct], bytes]] = {
     UnmaskShares: SIGN_UNMASK_SHARES,
     Projections: SIGN_PROJECTIONS,
     BlindAdvert: SIGN_BLIND_ADVERT,
+    Contribution: SIGN_CONTRIBUTION,
 }
 
 

@@ -91,7 +91,13 @@ def toy(
 def main(arguments: list[str] | None = None) -> None:
     """As `fedclient` ends: 0, or 1 and two lines."""
     stopped = ("stopped", "start fedclient again to go on where the session stands")
-    run(command, "toy_site", arguments, failures=(KeyFileError, LocalError, ConnectionFailed), interrupted=stopped)
+    run(
+        command,
+        "toy_site",
+        arguments,
+        failures=lambda: (KeyFileError, LocalError, ConnectionFailed),
+        interrupted=stopped,
+    )
 
 
 if __name__ == "__main__":

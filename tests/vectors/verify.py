@@ -453,7 +453,9 @@ INITIAL_VALUES=initial values; KEY_AT_REST=key at rest; KEY_CHECK=key check; VEC
 VECTOR_TAIL=vector tail; SIGN_OPENING_WANTED=sig opening wanted; SIGN_OPENING_FOR=sig opening for;
 CKKS_UPDATE=ckks update; CKKS_SEED=ckks seed; CKKS_DITHER=ckks dither; CKKS_KEY=ckks key; CKKS_ERROR=ckks error;
 CKKS_PUBLIC=ckks public element; BLIND_COMMITMENT=blind seed commitment; BLIND_ROSTER=blind roster;
-BLIND_KEY=blind key; BLIND_AAD=blind aad; BLIND_PAD=blind pad; SIGN_BLIND_ADVERT=sig blind advert
+BLIND_KEY=blind key; BLIND_AAD=blind aad; BLIND_PAD=blind pad; SIGN_BLIND_ADVERT=sig blind advert;
+SHARED_KEY_NAME=shared key; SHARED_KEY_BOX=shared key box; SIGN_SHARED_KEYS=sig shared keys;
+SIGN_CONTRIBUTION=sig contribution; CIPHERTEXTS=ciphertext words
 """  # the labels and purposes of spec §8.2
 PURPOSES = {label: purpose for label, _, purpose in (row.partition("=") for row in re.split(r";\s", REGISTRY.strip()))}
 LABELS = {name: f"secagg-lora/v1 {purpose}\0".encode() for name, purpose in PURPOSES.items()}

@@ -1,0 +1,107 @@
+"""Flower's SuperLink with less work per request: its console script, with some middleware run without tasks.
+
+    python -P lean.py OPTIONS OF flower-superlink
+
+Flower passes each request through ten of Starlette's BaseHTTPMiddleware, and each starts tasks and a memory
+stream so that an answer may be streamed: that takes most of the SuperLink's time. The calls of a round have one
+answer, known whole when the handler ends. For these every middleware still runs, in its order and with what it
+would be given, but as a plain call. Every other request goes the way it came.
+
+A full collection of garbage stops the SuperLink for a tenth of a second, nearly all of it over what Flower has
+imported. What is there at the first request is not looked at again.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Awaitable, Callable, MutableMapping
+from importlib.metadata import entry_points
+from typing import Any, Final
+
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+_SHARED: Final = ("push-messages", "pull-messages", "push-object", "pull-object", "confirm-message-received")
+_BESIDE: Final = ("/v1/fleet/send-node-heartbeat", "/v1/runtime/get-nodes", "/v1/runtime/acquire-task")
+UNARY: Final = frozenset(f"/v1/{side}/{call}" for side in ("fleet", "runtime") for call in _SHARED) | {*_BESIDE}
+_with_tasks: Final = BaseHTTPMiddleware.__call__
+
+
+class Whole(Response):
+    """An inner app's answer, sent on as it came."""
+
+    def __init__(self, messages: list[Message]) -> None:
+        """messages: all that the app sent. Raises RuntimeError if that is no whole answer."""
+        if not messages or messages[0]["type"] != "http.response.start" or messages[-1].get("more_body", False):
+            raise RuntimeError("the app gave no whole answer")
+        self._body_messages = messages[1:]
+        self.status_code = messages[0]["status"]
+        self.raw_headers = list(messages[0].get("headers", ()))
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends it, with what a middleware made of its status and headers."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for message in self._body_messages:
+            await send(message)
+
+
+async def run_middleware(middleware: BaseHTTPMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
+    """What BaseHTTPMiddleware does with a request; without tasks if its path is in UNARY."""
+    if scope["type"] != "http" or scope["path"] not in UNARY:
+        await _with_tasks(middleware, scope, receive, send)
+        return
+    request, is_passed_on = Request(scope, receive), False
+
+    async def receive_again() -> Message:
+        """The body that the middleware has read, once; else what comes."""
+        nonlocal is_passed_on
+        if is_passed_on or not hasattr(request, "_body"):
+            return await receive()
+        is_passed_on = True
+        return {"type": "http.request", "body": await request.body(), "more_body": False}
+
+    async def call_next(_: Request) -> Response:
+        messages: list[Message] = []
+
+        async def keep(message: Message) -> None:
+            messages.append(message)
+
+        await middleware.app(scope, receive_again, keep)
+        return Whole(messages)
+
+    response = await middleware.dispatch_func(request, call_next)
+    await response(scope, receive, send)
+
+
+def install() -> None:
+    """Has every middleware of this process run by `run_middleware`, and freezes the heap at the first request."""
+
+    async def at_first(middleware: BaseHTTPMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            BaseHTTPMiddleware.__call__ = run_middleware  # type: ignore[method-assign]
+            gc.collect()
+            gc.freeze()
+        await run_middleware(middleware, scope, receive, send)
+
+    BaseHTTPMiddleware.__call__ = at_first  # type: ignore[method-assign]
+
+
+def main() -> None:
+    """Runs the console script."""
+    [script] = entry_points(group="console_scripts", name="flower-superlink")
+    superlink = script.load()
+    install()
+    sys.argv[0] = "flower-superlink"
+    sys.exit(superlink())
+
+
+if __name__ == "__main__":
+    main()
