@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import mmap
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -33,14 +35,24 @@ def found_in_process(pid: int, pieces: Sequence[bytes]) -> list[bytes]:
 
 
 def _memory(pid: int) -> Iterator[bytes]:
-    """Every chunk, with the end of the one before it in the same mapping."""
+    """All of it that can be read, in chunks, each with the end of the one before it in the same mapping."""
     maps = Path(f"/proc/{pid}/maps").read_bytes().splitlines()
     with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
-        for start, end in (_range(line) for line in maps if _is_written(line)):
-            for at in range(start, end, CHUNK_BYTES):
-                with suppress(OSError, ValueError, OverflowError):  # gone since, or the kernel's own
-                    memory.seek(max(start, at - WINDOW_BYTES))
-                    yield memory.read(min(end, at + CHUNK_BYTES) - max(start, at - WINDOW_BYTES))
+        for at, end in (_range(line) for line in maps if _is_written(line)):
+            yield from _mapping(memory, at, end)
+
+
+def _mapping(memory: io.FileIO, at: int, end: int) -> Iterator[bytes]:
+    tail = b""
+    while at < end:
+        content = b""
+        with suppress(OSError):  # a page that is gone since
+            memory.seek(at)
+            content = memory.read(min(CHUNK_BYTES, end - at)) or b""
+        if content:
+            yield tail + content
+        tail = content[1 - WINDOW_BYTES :]
+        at += len(content) or mmap.PAGESIZE
 
 
 def _is_written(line: bytes) -> bool:
