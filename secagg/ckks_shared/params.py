@@ -20,11 +20,11 @@ CIPHERTEXT_WORDS: Final = 2 * RING_SIZE * 15 // 16  # 7,680: its 8,192 residues 
 SCALE_BITS: Final = 19  # Delta = 2^19: a slot of 2^39 has coefficients below 2^58 < q / 2
 
 # A slot of the sum holds integers below 2^40 in all, raised or lowered to -2^39..2^39. What separates it from an
-# integer: the errors of 100 symmetric encryptions, CBD(21) for each coefficient, are below 2^-4.5 but with probability
-# 2^-157 (Hoeffding over 42 n bits times cosines whose squares sum to N/2); rounding to coefficients and to doubles
-# below 2^-5 by the same bound; the transforms in doubles 1e-15 of 2^39.
+# integer, each but with probability 2^-157 by Hoeffding's bound: the errors of 100 symmetric encryptions, of 42 bits
+# for a coefficient, 0.042; rounding to coefficients, the same at all 100 sites if they send the same, 0.064; rounding
+# residues to doubles, 0.020. The transforms in doubles add some 1e-15 of 2^39.
 SLOT_BITS: Final = 40
-MOST_NOISE: Final = 0.125
+MOST_NOISE: Final = 0.25
 
 LIMB_BITS: Final = 32  # of a tally word: the sum over 100 sites stays below 2^39
 HEAD_SLOTS: Final = 2 * len(WORDS)  # tally limbs, low one first
