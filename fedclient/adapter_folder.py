@@ -14,6 +14,7 @@ from secagg.initial import FACTOR_A
 from secagg.vector import Layout, Vector
 
 CONFIG: Final = "adapter_config.json"
+WEIGHTS: Final = "adapter_model.safetensors"
 
 
 def save_folder(folder: Path, values: Vector, layout: Layout, lora: LoraSettings, model: str) -> None:
@@ -25,7 +26,7 @@ def save_folder(folder: Path, values: Vector, layout: Layout, lora: LoraSettings
         whole.mkdir()
         config = adapter_config(lora, layout, model)
         (whole / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        save_file(layout.unflatten(values), whole / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_file(layout.unflatten(values), whole / WEIGHTS, metadata={"format": "pt"})
         if folder.exists():
             folder.rename(Path(beside) / "replaced")
         whole.rename(folder)

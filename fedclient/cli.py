@@ -173,15 +173,23 @@ def verify_round(
 
 def _openings(home: Path, folder: Path, passphrase_file: Path | None) -> OpeningOf:
     """What this site keeps to open the session's sums with. Raises KeyFileError if it cannot be unsealed."""
-    from fedclient.audit import no_opening
-    from fedclient.store import OPENINGS, KeptSession
+    from fedclient.audit import AuditError, no_opening
+    from fedclient.store import OPENINGS, KeptSession, StoreError
     from keys.store import KEY_FILE, load_site
 
     key_file = home / KEY_FILE
     if not key_file.exists() or not any(folder.glob(OPENINGS)):
         return no_opening
     kept = KeptSession(folder, load_site(home, passphrase_for(key_file, passphrase_file)).state_key)
-    return lambda round_, attempt: kept.opening(round_, attempt) or b""
+
+    def opening(round_: int, attempt: int) -> bytes:
+        try:
+            return kept.opening(round_, attempt) or b""
+        except StoreError as error:
+            remedy = "restore it from a copy, or move it away: the audit then takes the survivors' word for the adapter"
+            raise AuditError(f"round {round_}: {error.problem}", remedy) from None
+
+    return opening
 
 
 @app.command("report")

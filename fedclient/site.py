@@ -13,7 +13,7 @@ from nacl.exceptions import CryptoError
 from nacl.public import PrivateKey, PublicKey, SealedBox
 
 from fedclient.settings import LocalError
-from fedclient.store import JoinedSessions, SessionStore, forget_other_sessions
+from fedclient.store import JoinedSessions, SessionStore, UsedKeys, forget_other_sessions
 from fedclient.timings import PHASES, Laps, Timing, keep, size_of
 from secagg.chain import Position
 from secagg.config import Manifest, Policy, RoundContext, Setting
@@ -37,7 +37,7 @@ from secagg.enrol import (
 from secagg.errors import FaultyPeerOrServer, FaultyServer, FaultySite, Malformed, Misuse, Refused, Sealed
 from secagg.identity import Roster, SiteKeys
 from secagg.quantize.params import MAX_VALUE
-from secagg.schemes import scheme_named
+from secagg.schemes import cautions, scheme_named
 from secagg.session import ClientSession, Mean, Metrics, Packet, Rng, Update
 from secagg.tally import Tally
 from secagg.vector import Layout, Vector, adapter_digest
@@ -166,7 +166,8 @@ class Site:
         session.store.save_session(manifest, self._roster, self._prepared_for(manifest).layout)
         forget_other_sessions(self._home, manifest.digest())
         if self._session is None or self._session.manifest != manifest:
-            self._tell(describe(manifest))
+            for line in describe(manifest):
+                self._tell(line)
         self._session = session
         return Packet(signed_by(self._keys, Consent(self._keys.site, session.position, bytes(64))).encode())
 
@@ -176,6 +177,7 @@ class Site:
         facts = self._prepared_for(manifest)
         joined = JoinedSessions(self._home)
         joined.require_new_or_whole(manifest)
+        UsedKeys(self._home).require_unused(manifest)
         store = SessionStore(self._home, manifest.digest(), self._state_key)
         joined.note(manifest)
         position, adapter = store.position() or (Position.start(manifest), facts.initial_values)
@@ -348,6 +350,7 @@ class Site:
             session.store.ledger.admit(session.position, context.header, session.manifest)
             if update is None:
                 raise Refused("this site holds no update for the round")
+            UsedKeys(self._home).take(session.manifest)
             session.client = scheme.client(*parts, update, self._rng)
         session.attempt = ref
         return session.client, context
@@ -429,14 +432,16 @@ HANDLERS: dict[str, Callable[[Site, Packet, Sequence[Packet]], Packet]] = {
 }
 
 
-def describe(manifest: Manifest) -> str:
-    """What the site agrees to, for its operator."""
-    settings = " ".join(f"{each.name}={each.value}" for each in manifest.settings)
+def describe(manifest: Manifest) -> tuple[str, ...]:
+    """What the site agrees to, for its operator: the session, and a line for each thing it does not protect."""
+    settings = " ".join(f"{each.name}={each.value}" for each in (*manifest.options, *manifest.settings))
     sites = ", ".join(manifest.sites)
+    options = {each.name: each.value for each in manifest.options}
     return (
-        f"agreed to session {manifest.digest().hex()[:16]}: {manifest.rounds} rounds among {sites}; "
-        f"{manifest.colluders} may collude, {manifest.dropouts} may vanish, {manifest.least_survivors} must survive "
-        f"a round; {settings}"
+        f"agreed to session {manifest.digest().hex()[:16]}: {manifest.rounds} rounds among {sites}; scheme "
+        f"{manifest.scheme}; {manifest.colluders} may collude, {manifest.dropouts} may vanish, "
+        f"{manifest.least_survivors} must survive a round; {settings}",
+        *(f"CAUTION: {line}" for line in cautions(manifest.scheme, options)),
     )
 
 

@@ -18,11 +18,12 @@ from nacl.secret import SecretBox
 from fedclient.settings import LocalError
 from fedclient.transcript import MANIFEST as _MANIFEST
 from fedclient.transcript import Transcript
+from keys.params import USED_KEYS_FILE
 from secagg.chain import Answer, Ledger, Position
 from secagg.config import Manifest
 from secagg.errors import Malformed, Refused
 from secagg.identity import Roster
-from secagg.session import Metrics, Packet, Update, Words
+from secagg.session import SHARED_KEY, Metrics, Packet, Update, Words
 from secagg.vector import Layout, Vector
 
 STATE: Final = "state"  # in the site's home: a folder per session
@@ -256,7 +257,7 @@ class JoinedSessions:
     """Every session this home has agreed to: a list of session ids and nonces beside the state, which only grows."""
 
     def __init__(self, home: Path) -> None:
-        self._home, self._path = home, home / "sessions.log"
+        self._home, self._list = home, _GrowingList(home / "sessions.log")
 
     def require_new_or_whole(self, manifest: Manifest) -> None:
         """Raises Refused for a session that this home must not begin, StoreError if it cannot tell.
@@ -264,31 +265,69 @@ class JoinedSessions:
         One nonce gives one initial adapter: two sessions on it, with survivor sets that differ by one site,
         would give that site's update away. A session whose log is gone could be answered twice (spec §16.1).
         """
-        if self._line(manifest) in self._known():
+        known = self._list.lines()
+        if self._line(manifest) in known:
             if not (self._home / STATE / manifest.digest().hex() / LOG_FILE).exists():
                 raise Refused("this site joined that session before, and its log of answers is gone")
-        elif any(each.endswith(manifest.nonce.hex()) for each in self._known()):
+        elif any(each.endswith(manifest.nonce.hex()) for each in known):
             raise Refused("another session used this nonce: its adapter would be trained twice")
 
     def note(self, manifest: Manifest) -> None:
         """Keeps the session for good, before anything of it is answered. Raises StoreError."""
-        if self._line(manifest) not in self._known():
-            try:
-                self._replace([*self._known(), self._line(manifest)])
-            except OSError as error:
-                raise _failed("write", self._path, error) from None
+        self._list.add(self._line(manifest))
 
     @staticmethod
     def _line(manifest: Manifest) -> str:
         return f"{manifest.digest().hex()} {manifest.nonce.hex()}"
 
-    def _known(self) -> list[str]:
+
+class UsedKeys:
+    """Which session used which shared key of this home: a list of names of keys and session ids, which only grows."""
+
+    def __init__(self, home: Path) -> None:
+        self._list = _GrowingList(home / USED_KEYS_FILE)
+
+    def require_unused(self, manifest: Manifest) -> None:
+        """Raises Refused if another session used the manifest's shared key, StoreError if it cannot tell."""
+        key = manifest.option(SHARED_KEY)
+        for line in self._list.lines():
+            if key and line.startswith(key) and line != self._line(manifest):
+                raise Refused(f"another session used this shared key; make a new one: fedkeys {manifest.scheme} new")
+
+    def take(self, manifest: Manifest) -> None:
+        """Keeps for good that this session uses its shared key, if it has one. Raises Refused or StoreError."""
+        self.require_unused(manifest)
+        if manifest.option(SHARED_KEY):
+            self._list.add(self._line(manifest))
+
+    @staticmethod
+    def _line(manifest: Manifest) -> str:
+        return f"{manifest.option(SHARED_KEY)} {manifest.digest().hex()}"
+
+
+class _GrowingList:
+    """Lines of a file in the site's home; each is durable when `add` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def lines(self) -> list[str]:
+        """Every line. Raises StoreError."""
         try:
             return self._path.read_text(encoding="ascii").splitlines() if self._path.exists() else []
         except OSError as error:
             raise _failed("read", self._path, error) from None
         except UnicodeDecodeError:
             raise _damaged(self._path) from None
+
+    def add(self, line: str) -> None:
+        """Adds a line, unless it is there. Raises StoreError."""
+        known = self.lines()
+        if line not in known:
+            try:
+                self._replace([*known, line])
+            except OSError as error:
+                raise _failed("write", self._path, error) from None
 
     def _replace(self, lines: Sequence[str]) -> None:
         """Writes the list anew: a line cut short by a full disk would stand in the way of its session for good."""
@@ -299,7 +338,7 @@ class JoinedSessions:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(self._path)
-        _sync_folder(self._home)
+        _sync_folder(self._path.parent)
 
 
 class AnswerLog:

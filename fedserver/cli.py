@@ -31,8 +31,19 @@ _SITES, _LORA, _TRAINING, _QUANTISING = "Sites", "LoRA", "Training (the same at 
 def fedserver(
     context: typer.Context,
     secagg: Annotated[
-        str, typer.Option(help="How updates are protected: masked, or ckks (the server does not see the sum either).")
+        str,
+        typer.Option(
+            help="How updates are protected: masked; ckks (the server does not see the sum either); "
+            "ckks-shared (simple: one key at every site, safe while no site helps the server)."
+        ),
     ] = "masked",
+    server_reads_sum: Annotated[
+        bool, typer.Option("--server-reads-sum", help="With ckks: the server opens each sum, as in masked mode.")
+    ] = False,
+    shared_key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="With ckks-shared: what `fedkeys ckks-shared new` made at a site."),
+    ] = None,
     demo: Annotated[bool, typer.Option("--demo", help="Run four sites and a server on this machine.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the session in --out.")] = False,
     roster: Annotated[Path | None, typer.Option(help="The roster that the root signed.")] = None,
@@ -124,7 +135,9 @@ def fedserver(
 
     plan = Plan(
         roster=str(roster.resolve()), keys=str(keys.resolve()), out=str(out), scheme=secagg, model=model,
-        rounds=rounds, min_sites=min_sites, colluders=colluders, dropouts=dropouts, bits=bits, weight_cap=weight_cap,
+        rounds=rounds, server_reads_sum=server_reads_sum,
+        shared_key=_name_of(shared_key, roster), min_sites=min_sites,
+        colluders=colluders, dropouts=dropouts, bits=bits, weight_cap=weight_cap,
         examples_per_weight=examples_per_weight, rotate=rotate, clip_norm=clip_norm, first_range=first_range,
         join_timeout=join_timeout, load_timeout=load_timeout, train_timeout=train_timeout, phase_timeout=phase_timeout,
         keep_vectors=keep_vectors, listen=listen or DEFAULT_LISTEN, traffic=str(out / "run" / "traffic"),
@@ -169,7 +182,7 @@ def verify_round(
 @app.command("report")
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --out of the session.")],
-    out: Annotated[Path | None, typer.Option(help="Where the report goes [default: DIR/report].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the report goes (default: DIR/report).")] = None,
     timings: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="A copy of a site's HOME/timings.jsonl; may be repeated.")
     ] = None,
@@ -191,6 +204,18 @@ def _require_alone(context: typer.Context, mode: str, allowed: set[str]) -> None
     for name in context.params.keys() - allowed:
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise typer.BadParameter(f"cannot be given with {mode}", param_hint="--" + name.replace("_", "-"))
+
+
+def _name_of(shared_key: Path | None, roster: Path) -> str:
+    """The name of the key that a site of the roster dealt to all others. Raises KeyFileError."""
+    if shared_key is None:
+        return ""
+    from fedserver.preflight import current_roster
+    from keys.dealt import read_dealt
+
+    dealt = read_dealt(shared_key, current_roster(roster))
+    notice(f"fedserver: the sites share the key {dealt.key.hex()}, made by {dealt.maker}")
+    return dealt.key.hex()
 
 
 def _start(plan: Plan, out: Path) -> None:

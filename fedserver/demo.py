@@ -23,8 +23,10 @@ from fedclient.demo import LORA, ROUNDS, TRAINING
 from fedclient.settings import TrainingSettings
 from fedserver.live import View
 from fedserver.plan import Plan, ServerError
+from fedserver.rehearsal import allow, require_no_adapter, shared_key_of
 from fedserver.report import summarise
 from fedserver.supervise import PLAN_FILE, own_tls, supervise, terminated_as_exit
+from secagg.schemes import cautions
 
 EMBEDDED: Final = "embedded"
 MARKER: Final = ".demo"
@@ -99,9 +101,11 @@ def run_demo(out: Path, scheme: str, training: TrainingSettings = TRAINING, roun
     out = _emptied(out.resolve())
     with terminated_as_exit(), View() as view, children(out / "logs") as group:
         view.line("demo: provisioning a consortium: offline root, four sites, a server")
-        sites = _prepare(group, out)
+        sites = _prepare(group, out, scheme)
         plan = _plan(out, scheme, training, rounds)
         plan.save(out / PLAN_FILE)
+        for caution in cautions(scheme, plan.options()):
+            view.line(f"demo: CAUTION: {caution}")
         session = time.monotonic()
         _federate(plan, group, view, sites, out)
         session_s = time.monotonic() - session
@@ -125,14 +129,15 @@ def _emptied(out: Path) -> Path:
     return out
 
 
-def _prepare(group: Children, out: Path) -> list[str]:
-    """Texts and keys; gives the sites' names."""
+def _prepare(group: Children, out: Path, scheme: str) -> list[str]:
+    """Texts, keys, and policies that allow the scheme; gives the sites' names."""
     group.start("texts", "-m", "fedclient.demo.texts", str(out / "data"))
     group.wait("texts")
     sites = sorted(each.name for each in (out / "data").iterdir())
     named = [part for site in sites for part in ("--site", site)]
-    group.start("provision", "-m", "keys.provision", "--out", str(out / "consortium"), *named)
+    group.start("provision", "-m", "keys.provision", "--out", str(out / "consortium"), "--secagg", scheme, *named)
     group.wait("provision")
+    allow(scheme, [out / "consortium" / "sites" / site for site in sites])
     return sites
 
 
@@ -140,6 +145,7 @@ def _plan(out: Path, scheme: str, training: TrainingSettings, rounds: int) -> Pl
     consortium = out / "consortium"
     return Plan(
         roster=str(consortium / "roster.json"), keys=str(consortium / "server"), out=str(out), scheme=scheme,
+        shared_key=shared_key_of(consortium, scheme),
         model=EMBEDDED, rounds=rounds, lora=LORA, training=training, join_timeout=120.0, phase_timeout=60.0,
         traffic=str(out / "run" / "traffic"),
     )  # fmt: skip
@@ -205,22 +211,27 @@ def _show(summary: dict[str, Any], judged: dict[str, Any], out: Path) -> None:
     console = Console(highlight=False)
     console.print(_quality_table(judged, summary["sites"]))
     console.print(_cost_table(summary))
+    for caution in summary["cautions"]:
+        console.print(f"CAUTION: {caution}", markup=False)
     for round_, names in enumerate(summary["took_part"], 1):
         console.print(f"round {round_}: {len(names)} sites took part: {', '.join(names)}", markup=False)
     site, text = next(iter(judged["continuations"].items()))
     console.print(f"\nthe federated adapter continues a text of {site}:", markup=False)
     console.print(f"{text['prompt']}[{text['continuation']}]\n", markup=False)
-    seconds = summary["seconds"]
+    seconds, adapter = summary["seconds"], _adapter(out, summary["sites"])
     console.print(
         f"{seconds['total']:.0f} s in all: the session {seconds['session']:.0f} s, of which training "
         f"{seconds['train']:.1f} s and protocol {seconds['protocol']:.1f} s; the rest is the comparison\n"
         f"{summary['bytes_up_per_param']:.2f} bytes up per parameter, site and round\n"
-        f"adapter: {_adapter(out, summary['sites'])}{_blind(out)}\nsummary: {out / 'summary.json'}", markup=False,
+        f"adapter: {adapter}{_blind(out, adapter)}\nsummary: {out / 'summary.json'}", markup=False,
     )  # fmt: skip
 
 
-def _blind(out: Path) -> str:
-    return "" if (out / "adapter").exists() else " (a site's: the server never saw the sum, and holds no adapter)"
+def _blind(out: Path, adapter: Path) -> str:
+    if (out / "adapter").exists():
+        return ""
+    files = require_no_adapter(out, adapter)
+    return f" (a site's)\nthe server never saw a sum: no piece of the adapter is in any of the {files} files it wrote"
 
 
 def _quality_table(judged: dict[str, Any], sites: Sequence[str]) -> Table:

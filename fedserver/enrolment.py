@@ -113,13 +113,14 @@ class Enrolment:
         plan, sites = self._plan, self.current_sites()
         numbers, lanes = session_numbers(plan, len(sites))
         layout = card.layout()
+        options = tuple(Setting(name, value) for name, value in plan.options().items())
         return Manifest(
             VERSION, SUITE, plan.scheme, nonce, self._roster.digest(), sites,
             numbers.colluders, numbers.dropouts, numbers.threshold, numbers.quorum, numbers.least_survivors,
             COMPLETE_GRAPH,
             QuantizerParams(plan.bits, lanes, plan.weight_cap, int(plan.rotate), math.ceil(plan.clip_norm * 2**20)),
             first_range_of(plan), layout.size, layout.digest(), card.base_model, card.tokenizer,
-            card.lora_config, card.initial_adapter, MEAN_OF_FACTORS, plan.rounds, self._server_key, settings, (),
+            card.lora_config, card.initial_adapter, MEAN_OF_FACTORS, plan.rounds, self._server_key, settings, options,
         )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from secagg.enrol import AttemptRef, Finish, OpeningRequest, Ready, RoundStart, 
 from secagg.errors import FaultySite, Refused, Sealed, SecAggError, TooFewSites
 from secagg.identity import Roster, ServerKeys
 from secagg.initial import initial_adapter
-from secagg.schemes import scheme_named
+from secagg.schemes import cautions, scheme_named
 from secagg.session import Aggregate, Mean, Packet, ServerSession
 from secagg.vector import Layout, Vector
 
@@ -61,7 +61,16 @@ class Federation:
 
     def run(self) -> Result:
         """Runs the session to its last round. Raises ServerError."""
+        try:
+            return self._run()
+        except Damaged as error:  # of a round that a site had missed
+            problem = f"{error.path} is damaged or missing"
+            raise ServerError(problem, "restore it, then go on with fedserver --resume") from None
+
+    def _run(self) -> Result:
         manifest = self._checkpoint.manifest()
+        scheme, options = self._plan.scheme, self._plan.options()
+        self._journal.write("protection", scheme=scheme, options=options, cautions=cautions(scheme, options))
         self._gather(*self._expected(manifest))
         if manifest is None:
             manifest = self._enrolment.propose(self._link.sites())

@@ -13,6 +13,7 @@ PHASES = {
     "consent": "survivors",
     "unmask": "unmask",
     "check": "check of the sum",
+    "contribute": "ciphertexts",
 }
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from fedclient.settings import LocalError, LoraSettings, TrainingSettings
-from secagg.config import MAX_ROUNDS
+from secagg.config import MAX_ROUNDS, SERVER_READS_SUM
+from secagg.session import SHARED_KEY
 from secagg.wire import MAX_SITES
 
 MOST_WEIGHT: Final = 1 << 20
@@ -30,6 +31,7 @@ class Plan:
     min_sites: fewest sites to begin with; 0 = all. colluders, dropouts: -1 = chosen from the number of sites.
     listen: HOST:PORT of the first start.
     first_range: 0 = from the learning rate and the steps.
+    shared_key: the name of the key that the sites share, 64 hexadecimal digits, if the scheme takes one.
     """
 
     roster: str
@@ -38,6 +40,8 @@ class Plan:
     scheme: str
     model: str
     rounds: int
+    server_reads_sum: bool = False
+    shared_key: str = ""
     min_sites: int = 0
     colluders: int = -1
     dropouts: int = -1
@@ -81,6 +85,11 @@ class Plan:
         named |= {f"lora.{name}": value for name, value in self.lora.to_plain().items()}
         named |= {f"training.{name}": value for name, value in self.training.to_plain().items()}
         return {name: str(value) for name, value in sorted(named.items())}
+
+    def options(self) -> dict[str, str]:
+        """The options of the scheme, as they stand in the manifest."""
+        chosen = {SERVER_READS_SUM: "yes" if self.server_reads_sum else "", SHARED_KEY: self.shared_key}
+        return {name: value for name, value in sorted(chosen.items()) if value}
 
     def save(self, path: Path) -> None:
         """Writes the plan."""

@@ -13,9 +13,12 @@ from fedserver.journal import events_named
 def summarise(out: Path, scheme: str, sites: Sequence[str], judged: dict[str, Any]) -> dict[str, Any]:
     """What the demo's summary.json holds. judged: perplexities of `fedclient.demo.evaluate`, by adapter."""
     rounds = list(events_named(out / EVENTS, "aggregated"))
+    protection = next(events_named(out / EVENTS, "protection"), {})
     protocol = sum(sum(each["seconds"].values()) for each in rounds)
     return {
         "scheme": scheme,
+        "options": protection.get("options", {}),
+        "cautions": protection.get("cautions", []),
         "rounds": len(rounds),
         "sites": list(sites),
         "perplexity": {

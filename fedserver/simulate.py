@@ -30,6 +30,7 @@ import typer
 
 from fedclient.settings import LocalError, LoraSettings, TrainingSettings
 from fedserver.plan import Plan, ServerError
+from fedserver.rehearsal import allow, shared_key_of
 from keys.console import new_app, notice, run
 from keys.errors import KeyFileError
 
@@ -56,7 +57,7 @@ OnEvent = Callable[[dict[str, Any]], None]
 # ---------------------------------------------------------------------- what a run needs
 
 
-def prepare(out: Path, sites: int, rounds: int, max_blocks: int) -> Plan:
+def prepare(out: Path, sites: int, rounds: int, max_blocks: int, scheme: str = "masked") -> Plan:
     """Keys, texts and a plan under `out`; what an earlier simulation left there is replaced. Raises ServerError.
 
     Writes run.toml (Flower's run config; it marks the folder as ours), consortium/ with data/<site>/ in it, and
@@ -69,12 +70,14 @@ def prepare(out: Path, sites: int, rounds: int, max_blocks: int) -> Plan:
     (out / RUN_CONFIG).write_text("".join(lines), encoding="utf-8")
     names = site_names(sites)
     named = [part for name in names for part in ("--site", name)]
-    _python("-m", "keys.provision", "--out", str(consortium), "--consortium", "simulation", *named)
+    _python("-m", "keys.provision", "--out", str(consortium), "--consortium", "simulation", "--secagg", scheme, *named)
+    allow(scheme, [consortium / "sites" / name for name in names])
     _python("-m", "fedclient.demo.texts", str(out / "texts"))
     deal_texts(out / "texts", consortium / "data", names)
     shutil.rmtree(out / "texts")
     plan = Plan(
-        roster=str(consortium / "roster.json"), keys=str(consortium / "server"), out=str(out), scheme="masked",
+        roster=str(consortium / "roster.json"), keys=str(consortium / "server"), out=str(out), scheme=scheme,
+        shared_key=shared_key_of(consortium, scheme),
         model="embedded", rounds=rounds, lora=LoraSettings(), training=TrainingSettings(max_blocks=max_blocks),
         join_timeout=JOIN_S, phase_timeout=PHASE_S,
     )  # fmt: skip
@@ -252,12 +255,13 @@ def main(
     out: Annotated[Path, typer.Option(help="A folder for everything.")] = Path("out/sim"),
     max_blocks: Annotated[int, typer.Option(help="Most blocks a site trains on in a round; 0 = all.")] = 16,
     workers: Annotated[int, typer.Option(help="Processes that play the sites; 0 = one a core.")] = 0,
+    secagg: Annotated[str, typer.Option(help="How updates are protected, as for fedserver.")] = "masked",
     run_it: Annotated[bool, typer.Option("--run", help="Run it, not only prepare it.")] = False,
 ) -> None:
     """Prepare keys, texts and a plan, and print the command that runs them; with --run, run it and clean up."""
     from fedserver.live import View
 
-    plan = prepare(out, sites, rounds, max_blocks)
+    plan = prepare(out, sites, rounds, max_blocks, _known(secagg))
     command = flwr_command(out, sites, workers or min(sites, os.cpu_count() or 1))
     if not run_it:
         notice("run it with the next command; it leaves Flower's SuperLink running, which --run would end:")
@@ -266,7 +270,23 @@ def main(
     with View() as view:
         view.line(f"simulate: {sites} virtual sites; flower's log is {Path(plan.out) / LOG}")
         simulate(plan, command, view.show)
-    typer.echo(str(Path(plan.out) / "adapter"))
+    typer.echo(str(_adapter(Path(plan.out))))
+
+
+def _known(scheme: str) -> str:
+    from secagg.errors import Refused
+    from secagg.schemes import scheme_named
+
+    try:
+        return scheme_named(scheme).name
+    except Refused as error:
+        raise typer.BadParameter(str(error), param_hint="--secagg") from None
+
+
+def _adapter(out: Path) -> Path:
+    """The server's adapter; the first site's if only sites can read the sum."""
+    own = out / "adapter"
+    return own if own.exists() else min(out.glob(f"{CONSORTIUM}/sites/*/adapter"), default=own)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Annotated, Never
 import typer
 
 from keys.cli_roster import root_app, roster_app
+from keys.cli_shared import shared_app
 from keys.console import new_app, notice, run
 from keys.errors import KeyFileError, UntrustedRoot
 from keys.files import replace
@@ -26,6 +27,7 @@ server_app = new_app("The server's own signing key.")
 app.add_typer(root_app, name="root")
 app.add_typer(roster_app, name="roster")
 app.add_typer(server_app, name="server")
+app.add_typer(shared_app, name="ckks-shared")
 
 NameOf = Annotated[str, typer.Argument(metavar="NAME", help="The site's name, such as hospital-a.")]
 Home = Annotated[Path | None, typer.Option(help="The site's folder, if not the usual one.")]

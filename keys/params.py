@@ -13,6 +13,8 @@ ROSTER_LIMIT: Final = 1 << 20  # bytes; 100 sites and 1,000 revoked keys take ab
 KEY_FILE_LIMIT: Final = 1 << 14
 CERTIFICATE_LIMIT: Final = 1 << 16
 PASSPHRASE_LIMIT: Final = 1 << 10
+SHARED_KEY_LIMIT: Final = 1 << 17
+DEALT_LIMIT: Final = 1 << 23  # a shared key sealed to 99 sites
 
 STATE_KEY_BYTES: Final = 32
 NODE_SECRET_BYTES: Final = 48  # a P-384 scalar
@@ -31,3 +33,5 @@ CERTIFICATE_DAYS: Final = 825
 CLOCK_SKEW_DAYS: Final = 2  # certificates start in the past, so that clocks a day apart agree
 MOST_HOSTS: Final = 100
 CA_FILE: Final = "ca.pem"  # in a site's home: the CA that the server's certificate comes from
+USED_KEYS_FILE: Final = "shared-keys.log"  # in a site's home: which session used which shared key
+PROVISIONED_SHARED_KEY: Final = "shared.keys"  # of a consortium that one person provisioned

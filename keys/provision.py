@@ -11,7 +11,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
@@ -21,12 +21,12 @@ import typer
 from keys.console import new_app, run
 from keys.errors import WouldOverwrite
 from keys.files import PUBLIC, NewFile, write_new
-from keys.params import ROSTER_DAYS
-from keys.pin import pin_root
+from keys.params import PROVISIONED_SHARED_KEY, ROSTER_DAYS
+from keys.pin import accept_roster, pin_root
 from keys.public import read_site_public, render_public_key, render_roster
 from keys.root import expiry, first_roster, init_root, load_root
 from keys.server import TLS_FOLDER, TlsPaths, init_server, tls_files
-from keys.store import PUBLIC_FILE, init_site
+from keys.store import PUBLIC_FILE, init_site, load_site
 from keys.tls import issue_tls
 
 LOOPBACK: Final = ("localhost", "127.0.0.1")
@@ -43,12 +43,15 @@ class Consortium:
     homes: dict[str, Path]
     server: Path
     tls: TlsPaths
+    shared_key: Path
 
     def as_json(self) -> str:
         """The paths, one a line."""
         tls = {"ca": self.tls.ca, "certificate": self.tls.certificate, "key": self.tls.key}
         plain = {"root_key": self.root_key, "root_public": self.root_public, "roster": self.roster}
         paths = {**plain, "homes": self.homes, "server": self.server, "tls": tls}
+        if self.shared_key.exists():
+            paths["shared_key"] = self.shared_key
         return json.dumps(paths, indent=2, default=str)
 
 
@@ -61,6 +64,7 @@ def paths_under(out: Path, sites: Sequence[str]) -> Consortium:
         homes={site: out / "sites" / site for site in sites},
         server=out / "server",
         tls=tls_files(out / "server" / TLS_FOLDER),
+        shared_key=out / PROVISIONED_SHARED_KEY,
     )
 
 
@@ -72,10 +76,12 @@ def provision_consortium(
     consortium: str = DEMO,
     days: int = ROSTER_DAYS,
     now: int | None = None,
+    needs: Set[str] = frozenset(),
 ) -> Consortium:
     """Root, sites that trust it, roster, server and TLS under `out`, all of it or nothing.
 
-    out: a folder that does not exist, or is empty. Raises KeyFileError.
+    out: a folder that does not exist, or is empty. needs: of a scheme; a shared key is made if it is among them.
+    Raises KeyFileError.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise WouldOverwrite(f"{out} exists already and is not empty", "name another folder")
@@ -85,6 +91,8 @@ def provision_consortium(
         moment = int(time.time()) if now is None else now
         paths = paths_under(unfinished, sites)
         _make(paths, sites, hosts, consortium=consortium, days=days, now=moment)
+        if needs:
+            _share(paths, moment, needs)
         unfinished.replace(out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -109,6 +117,19 @@ def _make(
     )
 
 
+def _share(paths: Consortium, now: int, needs: Set[str]) -> None:
+    """Has the first site make a shared key and all others accept it, if it is needed."""
+    from keys.sharedkey import accept_shared_key, make_shared_key
+    from secagg.session import SHARED_KEY
+
+    if SHARED_KEY not in needs:
+        return
+    maker, *others = (load_site(home) for home in paths.homes.values())
+    make_shared_key(maker, accept_roster(maker, paths.roster, now), paths.shared_key)
+    for site in others:
+        accept_shared_key(site, accept_roster(site, paths.roster, now), paths.shared_key)
+
+
 app = new_app("Provision a whole consortium on this machine, for a demo.")
 
 
@@ -118,10 +139,22 @@ def provision(
     site: Annotated[list[str], typer.Option(help="A site's name; repeat for each.")],
     host: Annotated[list[str] | None, typer.Option(help="A host that sites connect to; repeat for each.")] = None,
     consortium: Annotated[str, typer.Option(help="The consortium's name.")] = DEMO,
+    secagg: Annotated[str, typer.Option(help="The scheme whose keys to make too, as for fedserver.")] = "",
 ) -> None:
     """Make root, sites, roster, server and TLS in one folder, and print the paths as JSON."""
-    made = provision_consortium(out, site, tuple(host or LOOPBACK), consortium=consortium)
+    needs = _needs(secagg) if secagg else frozenset[str]()
+    made = provision_consortium(out, site, tuple(host or LOOPBACK), consortium=consortium, needs=needs)
     typer.echo(made.as_json())
+
+
+def _needs(scheme: str) -> frozenset[str]:
+    from secagg.errors import Refused
+    from secagg.schemes import scheme_named
+
+    try:
+        return scheme_named(scheme).needs
+    except Refused as error:
+        raise typer.BadParameter(str(error), param_hint="--secagg") from None
 
 
 if __name__ == "__main__":

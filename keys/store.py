@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +17,7 @@ from keys.keyfile import RESTORE, Owner, new_key_file, open_key_file
 from keys.nodekey import node_public
 from keys.params import NODE_SECRET_BYTES, STATE_KEY_BYTES
 from keys.public import SitePublic, read_site_public, render_site_public, sign_site_public
+from keys.sharedfile import load_shared_keys
 from secagg.identity import SiteKeys
 from secagg.wire import NAME
 
@@ -74,7 +75,7 @@ def init_site(name: str, home: Path | None = None, passphrase: str | None = None
 
 
 def load_site(home: Path, passphrase: str | None = None) -> SiteHome:
-    """The keys in a site's home. Raises KeyFileError; changes nothing."""
+    """The keys in a site's home, shared ones too. Raises KeyFileError; changes nothing."""
     path = home / KEY_FILE
     if not path.exists():
         raise MissingFile(f"{home} holds no site's keys", "make them with: fedkeys init NAME, or check the path")
@@ -82,7 +83,7 @@ def load_site(home: Path, passphrase: str | None = None) -> SiteHome:
     site = _unpack(home, owner.name, secret, path)
     if site.keys.public != owner.public:
         raise DamagedFile(f"{path} was altered: its public key is another one", RESTORE)
-    return site
+    return replace(site, keys=replace(site.keys, shared=load_shared_keys(home, site.state_key)))
 
 
 def read_own_public(home: Path) -> SitePublic:

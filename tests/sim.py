@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from secagg.chain import Position
 from secagg.ckks_shared.keys import new_shared_key
-from secagg.config import Manifest, Policy, RoundContext, Setting
+from secagg.config import SERVER_READS_SUM, Manifest, Policy, RoundContext, Setting
 from secagg.errors import SecAggError
 from secagg.identity import Roster, RosterEntry, ServerKeys, SharedKey, SiteKeys, public_bytes, sign_roster
 from secagg.lanes import headroom
@@ -35,6 +35,8 @@ from secagg.session import (
 from secagg.thresholds import plan
 from secagg.vector import Layout, adapter_digest
 
+READABLE = f"ckks {SERVER_READS_SUM}"  # a scheme, and the options that are "yes"
+VARIANTS = (*sorted(SCHEMES), READABLE)  # what the suites that run over every scheme run over
 Alter = Callable[[str, str, Packet], Packet | None]  # (phase, site, packet) -> what arrives; None = nothing
 
 
@@ -84,24 +86,26 @@ class Consortium:
     def manifest(self, size: int, **changes: Any) -> Manifest:
         """A session over all sites; keywords replace fields, `bits`, `weight_cap`, `rotate`, `dropouts`.
 
-        If its scheme needs a shared key, the sites have one from then on.
+        scheme: its name, or one of VARIANTS. If its scheme needs a shared key, the sites have one from then on.
         """
         dice = Dice(("manifest", self.seed))
+        scheme, *chosen = changes.pop("scheme", "masked").split()
         bits, cap = changes.pop("bits", 8), changes.pop("weight_cap", 1)
         numbers = plan(self.n, changes.pop("colluders", None), changes.pop("dropouts", None))
         quantizer = QuantizerParams(bits, headroom(bits, self.n, cap), cap, changes.pop("rotate", 1), 0)
         layout = Layout((("vector", (size,)),))
         fields = {
-            "version": 1, "suite": 1, "scheme": "masked", "nonce": dice(32), "roster": self.roster.digest(),
+            "version": 1, "suite": 1, "scheme": scheme, "nonce": dice(32), "roster": self.roster.digest(),
             "sites": self.names, "colluders": numbers.colluders, "dropouts": numbers.dropouts,
             "threshold": numbers.threshold, "quorum": numbers.quorum,
             "least_survivors": numbers.least_survivors, "graph": 1, "quantizer": quantizer,
             "first_range_q40": 1 << 40, "size": size, "layout": layout.digest(), "base_model": dice(32),
             "tokenizer": dice(32), "lora_config": dice(32),
             "initial_adapter": adapter_digest(layout, np.zeros(size, np.float32)), "rule": 1, "rounds": 10,
-            "server_key": self.server_keys.public, "settings": (), "options": (),
+            "server_key": self.server_keys.public, "settings": (),
+            "options": tuple(Setting(name, "yes") for name in chosen),
         }  # fmt: skip
-        return Manifest(**{**fields, **self._with_shared_key(changes.get("scheme", "masked")), **changes})
+        return Manifest(**{**fields, **self._with_shared_key(scheme), **changes})
 
     def _with_shared_key(self, scheme: str) -> dict[str, Any]:
         if scheme not in SCHEMES or SHARED_KEY not in SCHEMES[scheme].needs:
@@ -145,7 +149,9 @@ class Round:
     consortium: Consortium
     context: RoundContext
     updates: Mapping[str, Update]
-    policy: Policy = field(default_factory=lambda: Policy(tuple(SCHEMES), largest_weight=1 << 20, least_colluders=0))
+    policy: Policy = field(
+        default_factory=lambda: Policy(tuple(SCHEMES), largest_weight=1 << 20, least_colluders=0, server_reads_sum=True)
+    )
     drop: Mapping[str, Sequence[str]] = field(default_factory=dict)
     lose: Mapping[str, Sequence[str]] = field(default_factory=dict)
     alter_request: Alter = _as_it_is

@@ -18,6 +18,7 @@ from fedserver.overhead.run import Round, Run
 from fedserver.plan import Plan, ServerError
 from secagg.config import Manifest
 from secagg.errors import Malformed
+from secagg.schemes import cautions
 
 EVENTS, PLAN_FILE, STATE = "events.jsonl", "plan.json", "state"  # as in fedserver.app, which loads Flower
 _AS_NAMED: Final = {"start": TRAIN}  # a journal's name of a phase -> the report's
@@ -141,11 +142,12 @@ def _facts(
 ) -> dict[str, str]:
     begun, ended = (time.strftime("%Y-%m-%d %H:%M", time.gmtime(events[place]["time"])) for place in (0, -1))
     model = Path(plan.model).name if Path(plan.model).is_absolute() else plan.model
-    lora = plan.lora
+    lora, said = plan.lora, cautions(plan.scheme, plan.options())
     return {
         "taken": f"{begun} to {ended} UTC",
         "session": "" if manifest is None else manifest.digest().hex()[:16],
         "scheme": f"{plan.scheme}, {plan.bits} bits a value",
+        **({"caution": " ".join(said)} if said else {}),
         "model": f"{model}, LoRA r = {lora.rank} on {lora.target_modules}",
         "rounds": f"{len(finished)} of {plan.rounds}",
     }

@@ -27,7 +27,9 @@ def report_of(run: Run, older: Run | None = None) -> Report:
     """The report of a run; with an older run, what changed since."""
     comparison = None if older is None else compare(run, older)
     about = "; ".join(
-        run.facts[name] for name in ("taken", "processor", "session", "scheme", "profile") if name in run.facts
+        run.facts[name]
+        for name in ("taken", "processor", "session", "scheme", "caution", "profile")
+        if name in run.facts
     )
     return Report(_TITLES[run.kind], about, sections(run, comparison), overview(run, comparison))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from secagg.ckks.decoding import decrypt
-from secagg.ckks.payload import KeyAndCiphertext, pad_seed, read_key_sum
+from secagg.ckks.payload import KeyAndCiphertext, is_blind, pad_seed, read_key_sum
 from secagg.config import RoundContext
 from secagg.errors import Sealed
 from secagg.masked.graph import tail_seed
@@ -19,17 +19,18 @@ from secagg.tally import Tally
 
 
 def open_aggregate(context: RoundContext, aggregate: Packet, blind_seeds: Mapping[str, bytes]) -> Mean:
-    """The mean update. blind_seeds: z of the survivors, 32 bytes each.
+    """The mean update. blind_seeds: z of the survivors, 32 bytes each; none are needed if the sum has no pads.
 
     Raises Sealed if one is missing; Malformed or by blame for what no survivors' vectors sum to.
     """
     payload = KeyAndCiphertext(context)
     checked = checked_sum(context, payload, aggregate)
     survivors = tuple(each.site for each in checked.record.vectors)
-    if set(survivors) - blind_seeds.keys():
+    padded = survivors if is_blind(context.manifest) else ()
+    if set(padded) - blind_seeds.keys():
         raise Sealed("the sum is blind to whoever lacks a survivor's blind seed")
     words = checked.words.copy()
-    Masks((), [pad_seed(context, site, blind_seeds[site]) for site in survivors]).apply(words)
+    Masks((), [pad_seed(context, site, blind_seeds[site]) for site in padded]).apply(words)
     key_sum, tally_words = read_key_sum(payload.params, words, len(survivors))
     manifest = context.manifest
     tally = Tally.from_sum(tally_words, len(survivors), manifest.size, manifest.quantizer.weight_cap)

@@ -14,8 +14,8 @@ from secagg.ckks.keys import key_sum, key_words
 from secagg.ckks.params import RingParams, choose
 from secagg.ckks.sampling import Residues, dither_seed, hedged_seed, one_time_key, residue_mask, update_digest
 from secagg.ckks.sums import ResidueSum
-from secagg.config import Manifest, RoundContext
-from secagg.errors import FaultyServer, Malformed, Misuse
+from secagg.config import SERVER_READS_SUM, Manifest, RoundContext
+from secagg.errors import FaultyServer, Malformed, Misuse, Refused
 from secagg.labels import BLIND_PAD
 from secagg.masked.graph import place
 from secagg.masked.masks import Masks
@@ -34,7 +34,10 @@ class KeyAndCiphertext:
     """One round's payload; implements `secagg.masked.payload.Payload`."""
 
     def __init__(self, context: RoundContext, site: str = "", blind_seed: bytes = b"") -> None:
-        """site, blind_seed: of the site that contributes; nobody else needs them. Raises Misuse."""
+        """site, blind_seed: of the site that contributes; nobody else needs them, nor a seed if there is no pad.
+
+        Raises Misuse.
+        """
         manifest = context.manifest
         self.params = ring_of(manifest)
         self._context, self._site, self._blind_seed = context, site, blind_seed
@@ -91,7 +94,7 @@ class _Encrypted:
         self._seed = hedged_seed(rng(RANDOM), context.digest, context.points[site], digest)
         self._levels = quantizer.levels(update.values, update.weight, Stream(dither_seed(self._seed)))
         self._params, self._context, self._update = params, context, update
-        self._pad = pad_seed(context, site, blind_seed)
+        self._pads = (pad_seed(context, site, blind_seed),) if is_blind(context.manifest) else ()
 
     def tail(self, seed: bytes) -> Words:
         params = self._params
@@ -103,7 +106,7 @@ class _Encrypted:
         key = key_words(self._params, one_time_key(self._seed, self._params.ring_size))
         tally = Tally.of(update.metrics, update.weight, levels.clipped, levels.peak_q40).words()
         words = np.concatenate((key, np.zeros(ZEROS, np.uint64), tally))
-        Masks((self._pad,), ()).apply(words)
+        Masks(self._pads, ()).apply(words)
         yield words
 
 
@@ -126,6 +129,14 @@ class _CiphertextSum:
 def ring_of(manifest: Manifest) -> RingParams:
     """The ring of the session: every site derives it from the manifest. Raises Misuse."""
     return choose(manifest.quantizer.bits, len(manifest.sites), manifest.quantizer.weight_cap, manifest.size)
+
+
+def is_blind(manifest: Manifest) -> bool:
+    """Whether the sum of the keys is padded against the server. Raises Refused for an option that says neither."""
+    said = [each.value for each in manifest.options if each.name == SERVER_READS_SUM]
+    if said not in ([], ["yes"]):
+        raise Refused(f"the option {SERVER_READS_SUM} is not yes")
+    return not said
 
 
 def pad_seed(context: RoundContext, site: str, blind_seed: bytes) -> bytes:

@@ -96,11 +96,7 @@ def _box(keys: SiteKeys, roster: Roster, shared: SharedKey, site: str) -> Shared
 def accept(dealt: SharedKeys, keys: SiteKeys, roster: Roster) -> SharedKey:
     """The key that was dealt to this site. Raises Refused, FaultySite for a lying maker, FaultyPeerOrServer."""
     _require_own(keys, roster)
-    if dealt.roster != roster.digest():
-        raise Refused("the shared key was dealt under another roster; compare its epoch and fingerprint")
-    maker = roster.entry(dealt.maker)
-    if not is_signed(maker.identity_key, dealt.signature, SIGN_SHARED_KEYS, dealt.unsigned()):
-        raise FaultyPeerOrServer(dealt.maker, "the shared key is not signed by its maker")
+    require_dealt(dealt, roster)
     box = next((each for each in dealt.boxes if each.site == keys.site), None)
     if box is None:
         raise Refused("the shared key was not dealt to this site")
@@ -114,6 +110,15 @@ def accept(dealt: SharedKeys, keys: SiteKeys, roster: Roster) -> SharedKey:
     except Failed as error:
         raise FaultySite(dealt.maker, "the shared key is none") from error
     return SharedKey(dealt.key, opened.secret)
+
+
+def require_dealt(dealt: SharedKeys, roster: Roster) -> None:
+    """Checks what anybody can: roster and maker's signature. Raises Refused or FaultyPeerOrServer."""
+    if dealt.roster != roster.digest():
+        raise Refused("the shared key was dealt under another roster; compare its epoch and fingerprint")
+    maker = roster.entry(dealt.maker)
+    if not is_signed(maker.identity_key, dealt.signature, SIGN_SHARED_KEYS, dealt.unsigned()):
+        raise FaultyPeerOrServer(dealt.maker, "the shared key is not signed by its maker")
 
 
 def _opened(dealt: SharedKeys, keys: SiteKeys, box: SharedKeyBox) -> DealtKey:

@@ -136,6 +136,17 @@ def test_an_opening_that_is_lost_ends_recomputing_and_not_the_audit(blind: Kept,
     assert [rest[0][64:], rest[1]] == [", " + WORD.format(3), UNKNOWN]
 
 
+def test_a_damaged_opening_is_named_with_what_to_do_for_the_audit(blind: Kept, fedclient: Command) -> None:
+    file = blind.session("site-01") / "opening-2.1.sealed"
+    file.write_bytes(file.read_bytes()[:-1])
+    said = fedclient("verify-round", blind.home("site-01"), "all")
+    assert said.two_lines()
+    assert f"round 2: {file} is damaged" in said.err
+    assert "move it away: the audit then takes the survivors' word" in said.err
+    file.unlink()
+    assert fedclient("verify-round", blind.home("site-01"), "all").status == 0
+
+
 def test_the_audit_leaves_a_sites_home_as_it_was(blind: Kept, fedclient: Command) -> None:
     def files() -> dict[Path, bytes]:
         return {each: each.read_bytes() for each in blind.home("site-01").rglob("*") if each.is_file()}

@@ -7,14 +7,14 @@ from typing import Final
 import pytest
 
 from secagg.config import Manifest
-from secagg.schemes import SCHEMES
+from tests.sim import READABLE, VARIANTS
 
 SIX: Final = ("advertise", "share", "mask", "consent", "unmask", "check")
-PHASES: Final = {"masked": SIX, "ckks": SIX, "ckks-shared": ("contribute",)}
-VECTOR: Final = {"masked": "mask", "ckks": "mask", "ckks-shared": "contribute"}
-DRAWS_FROM_OURS: Final = {"masked", "ckks"}  # every random byte is that of the test's dice, none SEAL's own
+PHASES: Final = {"masked": SIX, "ckks": SIX, READABLE: SIX, "ckks-shared": ("contribute",)}
+VECTOR: Final = {"masked": "mask", "ckks": "mask", READABLE: "mask", "ckks-shared": "contribute"}
+DRAWS_FROM_OURS: Final = {"masked", "ckks", READABLE}  # every random byte is that of the test's dice, none SEAL's own
 
-schemes = pytest.mark.parametrize("scheme", sorted(SCHEMES))
+schemes = pytest.mark.parametrize("scheme", VARIANTS)
 
 
 def until_vector(scheme: str) -> tuple[str, ...]:
@@ -36,10 +36,10 @@ def needed(manifest: Manifest, phase: str) -> int:
 
 def each_phase(*but: str) -> pytest.MarkDecorator:
     """(scheme, phase): every phase of every scheme, but for those named."""
-    cases = [(scheme, phase) for scheme in sorted(SCHEMES) for phase in PHASES[scheme] if phase not in but]
+    cases = [(scheme, phase) for scheme in VARIANTS for phase in PHASES[scheme] if phase not in but]
     return pytest.mark.parametrize(("scheme", "phase"), cases)
 
 
 each_phase_before_the_vector_leaves = pytest.mark.parametrize(
-    ("scheme", "phase"), [(scheme, phase) for scheme in sorted(SCHEMES) for phase in until_vector(scheme)]
+    ("scheme", "phase"), [(scheme, phase) for scheme in VARIANTS for phase in until_vector(scheme)]
 )

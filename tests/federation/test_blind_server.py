@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fedserver.federation import Result
+from fedserver.plan import ServerError
 from secagg.session import Packet
 from tests.federation.direct import Bench, Killed, Where
 
@@ -105,3 +107,50 @@ def test_nothing_at_the_server_holds_the_adapter_or_the_mean(blind: Bench) -> No
     held = b"".join(path.read_bytes() for path in Path(blind.plan.out).rglob("*") if path.is_file())
     for start in range(0, adapter.size - 4, 4):
         assert adapter[start : start + 4].astype("<f4").tobytes() not in held
+
+
+# ------------------------------------------------------------------ the option server-reads-sum
+
+
+@pytest.fixture
+def readable(tmp_path: Path) -> Bench:
+    """Five sites whose policies let the server read the sum, and a server that asks to."""
+    bench = Bench(tmp_path, options={"scheme": "ckks", "server_reads_sum": True})
+    for name in bench.names:
+        bench.policies[name] = replace(bench.policies[name], server_reads_sum=True)
+    bench.restart(*bench.names)
+    return bench
+
+
+def test_a_server_that_may_read_the_sum_ends_with_the_sites_adapter(readable: Bench) -> None:
+    readable.link.alter_reply = lambda where, packet: None if where.site == LATE and where.asks("mask") else packet
+    readable.assert_right(readable.run(), readable.but(LATE), readable.names)
+    (event,) = readable.events("protection")
+    assert (event["scheme"], event["options"]) == ("ckks", {"server-reads-sum": "yes"})
+    assert "reads the sum" in event["cautions"][0]
+
+
+def test_a_server_that_reads_the_sum_goes_on_from_its_checkpoint(readable: Bench) -> None:
+    died: list[Where] = []
+
+    def reply(where: Where, packet: Packet) -> Packet:
+        if not died and where.site == LATE and where.asks("check", 2):
+            died.append(where)
+            raise Killed
+        return packet
+
+    readable.link.alter_reply = reply
+    with pytest.raises(Killed):
+        readable.run()
+    readable.assert_right(readable.run(), readable.names, readable.names)
+
+
+def test_a_site_whose_policy_does_not_say_so_lets_no_server_read_the_sum(readable: Bench) -> None:
+    readable.policies = {name: replace(readable.policies[name], server_reads_sum=False) for name in readable.names}
+    readable.restart(*readable.names)
+    with pytest.raises(ServerError) as caught:
+        readable.run()
+    assert caught.value.problem == "0 sites agreed to the session, it needs 4"
+    assert {str(error) for _, error in readable.link.refusals} == {
+        "this site's policy: the server would read each round's sum"
+    }

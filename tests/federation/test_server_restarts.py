@@ -103,6 +103,23 @@ def test_a_damaged_checkpoint_is_named_in_two_lines(bench: Bench, name: str) -> 
     ends_damaged(bench)
 
 
+def test_a_round_that_is_damaged_before_a_site_that_lacks_it_is_back_is_named_in_two_lines(bench: Bench) -> None:
+    bench.link.offline.add("site-05")
+    head = Path(bench.plan.out) / "state" / "rounds" / "000001" / "head.cbor"
+
+    def reply(where: Where, packet: Packet) -> Packet:
+        if where.asks("check", 2) and bench.link.offline:
+            head.unlink()
+            bench.link.offline.clear()
+        return packet
+
+    bench.link.alter_reply = reply
+    with pytest.raises(ServerError) as ended:
+        bench.run(rounds=3, min_sites=4)
+    assert ended.value.problem == f"{head} is damaged or missing"
+    assert ended.value.remedy == "restore it, then go on with fedserver --resume"
+
+
 def test_a_damaged_list_of_attempts_is_named_in_two_lines(bench: Bench) -> None:
     dies_when(bench, "share", 1)
     with pytest.raises(Killed):

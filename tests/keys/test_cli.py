@@ -22,6 +22,7 @@ Fedkeys = Callable[..., Said]
 COMMANDS = (
     *("init", "public", "trust", "fingerprint", "tls", "server init", "root init", "root public"),
     *("roster sign", "roster add", "roster revoke", "roster renew", "roster show", "roster verify"),
+    *(f"ckks-shared {name}" for name in ("new", "accept", "list", "forget")),
 )
 PASSPHRASE = "correct horse battery"
 
@@ -89,12 +90,18 @@ def test_the_example_in_every_commands_help_runs(
     for command in ("roster show", "roster verify", "fingerprint", "server init", "tls"):
         assert run(command)
     assert read_roster(tmp_path / "roster-4.json").epoch == 4
+    examples["trust"] = examples["trust"].replace("hospital-a", "hospital-b")
+    run("trust")
+    run("ckks-shared new")
+    name = run("ckks-shared accept")
+    assert run("ckks-shared list") == f"{name.strip()}  free\n"
+    assert run("ckks-shared forget") == name == (tmp_path / "first.name").read_text()
 
 
 def test_every_command_is_tried_with_its_example(fedkeys: Fedkeys) -> None:
     groups = {
         "": fedkeys("--help").out,
-        **{g: fedkeys(g, "--help").out for g in ("root", "roster", "server")},
+        **{g: fedkeys(g, "--help").out for g in ("root", "roster", "server", "ckks-shared")},
     }
     listed = {
         f"{group} {name}".strip() for group, text in groups.items() for name in re.findall(r"│ ([a-z]+) {2,}\w", text)

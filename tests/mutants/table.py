@@ -31,8 +31,8 @@ WHOLE = (
     *(f"fedserver/{name}.py" for name in ("checkpoint", "enrolment", "federation", "gateway")),
     *(
         f"keys/{name}.py"
-        for name in ("files", "keyfile", "nodekey", "passphrase", "pin", "public", "root", "rosterfile", "server",
-                     "store", "strictjson", "tls")
+        for name in ("dealt", "files", "keyfile", "nodekey", "passphrase", "pin", "public", "root", "rosterfile",
+                     "server", "sharedfile", "sharedkey", "store", "strictjson", "tls")
     ),
 )  # fmt: skip
 

@@ -18,6 +18,7 @@ from fedserver.overhead.rounds import TRAIN
 from fedserver.overhead.session import session_run
 from fedserver.overhead.write import report_of
 from fedserver.plan import ServerError
+from secagg.config import Policy
 from tests.federation.direct import PHASES, Bench
 
 
@@ -73,6 +74,15 @@ def test_the_report_of_a_session_says_what_it_cost(bench: Bench) -> None:
     assert "nan" not in markdown.lower().split() and str(bench.folder) not in markdown
 
 
+def test_the_report_says_what_the_session_did_not_protect(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, options={"scheme": "ckks", "server_reads_sum": True})
+    bench.policies = {name: Policy(server_reads_sum=True) for name in bench.names}
+    bench.restart(*bench.names)
+    run = session_run(told(bench))
+    assert run.facts["caution"].endswith("the server reads the sum of every round, and so the adapter")
+    assert run.facts["caution"] in report_of(run).about
+
+
 def test_what_sites_gave_is_in_the_report_and_other_sessions_are_not(bench: Bench) -> None:
     out = told(bench)
     files = timings(bench, "site-01", "site-02")
@@ -83,7 +93,9 @@ def test_what_sites_gave_is_in_the_report_and_other_sessions_are_not(bench: Benc
     assert set(given) == {"open", "train", *PHASES}
     assert given["mask"].wall_s is not None and len(given["mask"].wall_s) == 2 * bench.plan.rounds
     assert max(given["mask"].wall_s) < 999
-    assert "sites" in {section.key for section in report_of(run).sections}
+    report = report_of(run)
+    assert "sites" in {section.key for section in report.sections}
+    assert any(line.startswith("Sites that gave their record spent ") for line in report.plain["answer"])  # type: ignore[attr-defined]
 
 
 def test_a_site_shows_its_own_record(bench: Bench) -> None:

@@ -213,6 +213,13 @@ class Running:
             assert time.monotonic() < deadline, self.logs()
             time.sleep(LOOK_S)
 
+    def await_file(self, path: Path) -> None:
+        """Waits until a file is there."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not path.exists():
+            assert time.monotonic() < deadline, self.logs()
+            time.sleep(LOOK_S)
+
     def logs(self) -> str:
         """What every process has printed."""
         return "\n".join(f"--- {name}\n{self.log(name)}" for name in self.processes)

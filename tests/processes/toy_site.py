@@ -18,12 +18,12 @@ import typer
 from fedclient import agent, app, connection  # noqa: F401 - loaded once, in the process that sites are forked from
 from fedclient.cli import _serve, only_agent
 from fedclient.connection import ConnectionFailed
+from fedclient.policy import POLICY_FILE, load_policy
 from fedclient.settings import LocalError
 from keys.console import new_app, notice, run
 from keys.errors import KeyFileError
 from keys.pin import accept_roster
 from keys.store import load_site
-from secagg.config import Policy
 from secagg.vector import Vector
 from tests.federation.direct import ToyLearner
 from tests.processes.faults import Fault, InjuredSite, Injuries, injure_pushes
@@ -81,7 +81,8 @@ def toy(
         listed = accept_roster(keys, roster, now())
         learner = SavingLearner(keys.name, out=out, train_s=train_s)
         tell = lambda text: notice(f"{keys.name}: {text}")  # noqa: E731
-        site = InjuredSite(home, keys.keys, keys.state_key, listed, Policy(), learner, os.urandom, now, tell)
+        rules = load_policy(keys.home / POLICY_FILE)
+        site = InjuredSite(home, keys.keys, keys.state_key, listed, rules, learner, os.urandom, now, tell)
         site.injuries = injuries
         injure_pushes(injuries)
         _serve(site, keys, server, ca, retry_for_s)

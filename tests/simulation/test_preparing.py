@@ -14,9 +14,13 @@ import psutil
 import pytest
 
 from fedclient.data import read_records
+from fedclient.policy import POLICY_FILE, load_policy
 from fedserver.plan import Plan, ServerError
+from fedserver.preflight import require_options
 from fedserver.simulate import deal_texts, prepare, site_names
 from keys.public import read_roster
+from keys.store import load_site
+from secagg.config import Policy
 
 ROOT = Path(__file__).parent.parent.parent
 SITES = 5
@@ -53,6 +57,19 @@ def test_the_run_config_has_the_keys_that_the_app_declares(out: Path) -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
     assert written.keys() == declared.keys()
     assert all(Path(path).is_absolute() and Path(path).exists() for path in written.values())
+
+
+def test_a_scheme_that_takes_more_is_given_it(tmp_path: Path) -> None:
+    plan = prepare(tmp_path / "sim", 3, 1, 4, "ckks-shared")
+    names = {home.name: load_site(home).keys.shared for home in sorted((tmp_path / "sim/consortium/sites").iterdir())}
+    assert {tuple(key.name.hex() for key in held) for held in names.values()} == {(plan.shared_key,)}
+    require_options(plan)
+    policies = {load_policy(tmp_path / "sim/consortium/sites" / name / POLICY_FILE) for name in names}
+    assert policies == {Policy(schemes=("ckks-shared",))}
+
+
+def test_a_scheme_that_does_not_exist_is_misuse(tmp_path: Path) -> None:
+    assert simulate("--secagg", "plain", "--out", str(tmp_path / "sim")).returncode == 2
 
 
 def test_every_site_has_texts_of_its_own_and_holds_out_none_that_another_trains_on(out: Path) -> None:
