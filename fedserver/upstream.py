@@ -133,6 +133,8 @@ async def _send_body(writer: asyncio.StreamWriter, body: AsyncIterator[bytes], l
     sent = 0
     async for piece in body:
         sent += len(piece)
+        if length is not None and sent > length:
+            raise ValueError("the body is longer than it said")
         if length is None and piece:
             writer.writelines((f"{len(piece):x}\r\n".encode(), piece, b"\r\n"))
         elif piece:
@@ -141,7 +143,7 @@ async def _send_body(writer: asyncio.StreamWriter, body: AsyncIterator[bytes], l
     if length is None:
         writer.write(b"0\r\n\r\n")
     elif sent != length:
-        raise ValueError("the body is not of its length")
+        raise ValueError("the body is shorter than it said")
 
 
 async def _drained(writer: asyncio.StreamWriter) -> None:

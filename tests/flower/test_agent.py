@@ -18,6 +18,7 @@ from fedclient import connection as limits
 from fedclient import fleet
 from fedclient.agent import CLOCK_REFUSED_S, serve
 from fedclient.connection import Connection, ConnectionFailed, Event, NodeFile, Outage
+from fedclient.packets import OBJECTS_HEADER
 from tests.flower import pki
 from tests.flower.toy_client import app
 
@@ -74,8 +75,8 @@ def _answer(message: Any) -> httpx.Response:
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
     fake, real = FakeServer(), fleet._open_client
 
-    def open_client(connection: Connection) -> fleet.FleetHttpClient:
-        client = real(connection)
+    def open_client(connection: Connection, told: fleet._Told) -> fleet.FleetHttpClient:
+        client = real(connection, told)
         client._client._transport = httpx.MockTransport(fake)
         return client
 
@@ -206,3 +207,20 @@ def test_the_clocks_limits_are_flowers() -> None:
     assert limits.CLOCK_BEHIND_S == TIMESTAMP_TOLERANCE
     assert limits.CLOCK_AHEAD_S == SYSTEM_TIME_TOLERANCE
     assert CLOCK_REFUSED_S < 10
+
+
+def test_the_gateway_is_told_with_each_object_how_many_the_reply_has(connection: Connection) -> None:
+    told = fleet._Told()
+    told.objects = 7
+    client = fleet._open_client(connection, told)
+    seen: list[tuple[str, str | None]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append((request.url.path.rpartition("/")[2], request.headers.get(OBJECTS_HEADER)))
+        return httpx.Response(200)
+
+    client._client = httpx.Client(transport=httpx.MockTransport(answer))
+    client.PushObject(message_pb2.PushObjectRequest())
+    client.PullObject(message_pb2.PullObjectRequest())
+    client.close()
+    assert seen == [("push-object", "7"), ("pull-object", None)]
