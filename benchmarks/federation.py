@@ -27,6 +27,7 @@ from benchmarks.turns import VARIABLE, Turns
 from fedserver.journal import read_events
 from fedserver.superlink import BOUND_TO_PARENT
 from keys.provision import Consortium, provision_consortium
+from secagg.schemes import SCHEMES
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 BIN: Final = Path(sys.executable).parent
@@ -242,6 +243,8 @@ def _start_ours(made: Federation) -> None:
     options = ["--secagg", setting.scheme, "--model", "toy", "--rounds", str(setting.rounds)]
     options += ["--first-range", "0.06", "--colluders", str(setting.colluders), "--out", str(made.journal.parent)]
     options += ["--listen", address, "--roster", str(keys.roster), "--keys", str(keys.server)]
+    if keys.shared_key.exists():
+        options += ["--shared-key", str(keys.shared_key)]
     made.start("server", sys.executable, "-m", "benchmarks.server", *options)
     for site in setting.sites:
         options = [str(keys.homes[site]), address, str(keys.tls.ca), str(keys.roster), str(setting.size)]
@@ -297,7 +300,10 @@ SETUPS: Final[Mapping[str, Callable[[Federation], None]]] = {FEDAVG: _start_flow
 
 
 def _provisioned(made: Federation) -> Consortium:
-    return provision_consortium(made.folder / "consortium", made.setting.sites)
+    """Keys and certificates, and what else the scheme needs."""
+    known = SCHEMES.get(made.setting.scheme)
+    needs = frozenset[str]() if known is None else known.needs
+    return provision_consortium(made.folder / "consortium", made.setting.sites, needs=needs)
 
 
 def _drops(setting: Setting, site: str) -> int:

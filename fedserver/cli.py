@@ -182,7 +182,7 @@ def verify_round(
 @app.command("report")
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --out of the session.")],
-    out: Annotated[Path | None, typer.Option(help="Where the report goes [default: DIR/report].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the report goes (default: DIR/report).")] = None,
     timings: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="A copy of a site's HOME/timings.jsonl; may be repeated.")
     ] = None,

@@ -20,6 +20,7 @@ PRODUCTS: Final = 128
 _OVERLAP: Final = PRODUCTS - 1  # bits that two neighbouring words' windows do not share
 _ROW: Final = 64  # words of one row of the matrix product; the window of a row has _ROW + _OVERLAP bits
 _WINDOW: Final = _ROW + _OVERLAP
+_ROWS: Final = 16  # of one matrix product: OpenBLAS shares larger ones out to threads that wait for each other busily
 _DIAGONALS: Final = np.arange(PRODUCTS)[:, None] + (_WINDOW + 1) * np.arange(_ROW)  # entries (i, i + k), for every k
 _HALF: Final = np.uint64(32)
 _LOW: Final = np.uint64((1 << 32) - 1)
@@ -66,15 +67,15 @@ def _products(bits: NDArray[np.float64], words: Words) -> Words:
 
     A half word is below 2^32, and at most 2^15 of them are added: below 2^47.
     """
-    rows = -(-words.size // _ROW)
-    padded = np.zeros(rows * _ROW, np.uint64)
+    groups = -(-words.size // (_ROWS * _ROW))
+    padded = np.zeros(groups * _ROWS * _ROW, np.uint64)
     padded[: words.size] = words
-    known = np.zeros(rows * _ROW + _OVERLAP)
+    known = np.zeros(padded.size + _OVERLAP)
     used = min(bits.size, known.size)
     known[:used] = bits[:used]
-    windows = sliding_window_view(known, _WINDOW)[::_ROW]
-    low, high = (half.astype(np.float64).reshape(rows, _ROW) for half in (padded & _LOW, padded >> _HALF))
-    low_sum, high_sum = (_diagonals(half.T @ windows) for half in (low, high))
+    windows = np.ascontiguousarray(sliding_window_view(known, _WINDOW)[::_ROW]).reshape(groups, _ROWS, _WINDOW)
+    halves = (half.astype(np.float64).reshape(groups, _ROWS, _ROW) for half in (padded & _LOW, padded >> _HALF))
+    low_sum, high_sum = (_diagonals((half.transpose(0, 2, 1) @ windows).sum(axis=0)) for half in halves)
     return low_sum + (high_sum << _HALF)
 
 

@@ -8,7 +8,7 @@ from typing import Final
 from fedserver.overhead import names
 from fedserver.overhead.peers import pairs
 from fedserver.overhead.record import OTHERS, Record
-from fedserver.overhead.rounds import BASELINE, UNPROTECTED, Added, Cost, Setting, added, costs, headline
+from fedserver.overhead.rounds import BASELINE, TRAIN, UNPROTECTED, Added, Cost, Setting, added, costs, headline
 from fedserver.overhead.run import FLOORS, ModelRow, Run, middle_s
 from fedserver.overhead.units import digits, middle, percent, ratio, seconds, size, spread
 
@@ -196,8 +196,11 @@ def _of_session(run: Run) -> list[str]:
     cpu = [middle(each.cpu_s) or 0.0 for each in cost.protocol if each.cpu_s]
     if cpu:
         lines.append(f"The server's process spent {seconds(sum(cpu))} of CPU time a round on the protocol.")
+    given = [middle(each.cpu_s) or 0.0 for each in cost.phases if each.role == "site" and each.stage != TRAIN]
+    if given:
+        lines.append(f"Sites that gave their record spent {seconds(sum(given))} of CPU time a round on it.")
     slowest = max(cost.protocol, key=lambda each: middle(each.wall_s) or 0.0, default=None)
-    if slowest is not None:
+    if slowest is not None and not given:
         lines.append(f"The longest phase was {slowest.stage}: {spread(slowest.wall_s)}.")
     missing = sum(bool(each.missing) for each in run.rounds)
     lines.append(

@@ -42,7 +42,7 @@ def encrypt(packing: Packing, secret: bytes, pieces: Iterable[NDArray[Any]], tal
     """
     words = np.empty(packing.words, np.uint64)
     start = CIPHERTEXT_WORDS
-    for made in run(secret, ENCRYPT, _jobs(packing, pieces, tally)):
+    for made in run(secret, ENCRYPT, slots_of(packing, pieces, tally)):
         if start == words.size:  # the first ciphertext is made last, with the tally
             start = 0
         stop = start + len(made) // 8
@@ -51,7 +51,8 @@ def encrypt(packing: Packing, secret: bytes, pieces: Iterable[NDArray[Any]], tal
     return words
 
 
-def _jobs(packing: Packing, pieces: Iterable[NDArray[Any]], tally: Callable[[], Words]) -> Iterator[bytes]:
+def slots_of(packing: Packing, pieces: Iterable[NDArray[Any]], tally: Callable[[], Words]) -> Iterator[bytes]:
+    """The slots of up to 64 ciphertexts at a time, 8 bytes each; those of the first ciphertext come last, alone."""
     slots = (_value_slots(packing, piece) for piece in pieces)
     chunks = _cut(slots, _FREE - HEAD_SLOTS, frames.GROUP * _FREE)
     first = next(chunks)

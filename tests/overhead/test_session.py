@@ -93,7 +93,9 @@ def test_what_sites_gave_is_in_the_report_and_other_sessions_are_not(bench: Benc
     assert set(given) == {"open", "train", *PHASES}
     assert given["mask"].wall_s is not None and len(given["mask"].wall_s) == 2 * bench.plan.rounds
     assert max(given["mask"].wall_s) < 999
-    assert "sites" in {section.key for section in report_of(run).sections}
+    report = report_of(run)
+    assert "sites" in {section.key for section in report.sections}
+    assert any(line.startswith("Sites that gave their record spent ") for line in report.plain["answer"])  # type: ignore[attr-defined]
 
 
 def test_a_site_shows_its_own_record(bench: Bench) -> None:

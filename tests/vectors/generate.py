@@ -26,6 +26,7 @@ from tests.vectors.making import (
     numbers,
     rounds,
     schedule,
+    shared_numbers,
     sums,
     trips,
 )
@@ -89,6 +90,8 @@ FILES: dict[str, Callable[[], Json]] = {
     **ckks_rounds.FILES,
     **ckks_lies.FILES,
     **ckks_sums.FILES,
+    "ckks-shared/slots.json": shared_numbers.slots,
+    "ckks-shared/words.json": shared_numbers.words,
 }
 
 

@@ -10,7 +10,7 @@ from secagg.chain import Position
 from secagg.config import Manifest
 from secagg.initial import initial_adapter
 from secagg.vector import adapter_digest
-from tests.vectors import ckks_core, form, generate, replay, replay_core
+from tests.vectors import ckks_core, form, generate, replay, replay_core, shared_core
 from tests.vectors.form import Json
 from tests.vectors.replay import Check, context_of, unhex
 
@@ -57,7 +57,7 @@ FORMS: dict[str, Check] = {
     "site answers": site_answers, "site refuses": replay.site_refuses, "site in order": replay.site_in_order,
     "server refuses": replay.server_refuses, "aggregate": replay.aggregate_opens,
     "projection": replay_core.projection, "attempt": replay.attempt, "chain": chain,
-    **{name: ckks_core.replayed(name) for name in ckks_core.FORMS},
+    **{name: ckks_core.replayed(act) for each in (ckks_core.FORMS, shared_core.FORMS) for name, act in each.items()},
 }  # fmt: skip
 
 

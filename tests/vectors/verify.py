@@ -2676,6 +2676,57 @@ def check_decoding(case: Case) -> None:
     either(case, act)
 
 
+# ---------------------------------------------------------------------- ckks-shared mode (spec §21.4, §21.5)
+
+SHARED_Q = 2**60 - 2**14 + 1
+
+
+def check_shared_slots(case: Case) -> None:
+    given = case.inputs
+    most = given["weight_cap"] * (2 ** given["bits"] - 1)
+    width = (given["sites"] * most).bit_length()
+    fields = 40 // width
+    centre = sum(most << i * width for i in range(fields)) // 2
+    values = given.by_rule("values")
+    limbs = [part for word in given["tally"] for part in (int(word) % 2**32, int(word) >> 32)]
+    rows = [values[at : at + fields] for at in range(0, len(values), fields)]
+    free = limbs + [sum(value << i * width for i, value in enumerate(row)) - centre for row in rows]
+    count = -(-len(free) // 2047)
+    free += [0] * (2047 * count - len(free))
+    slots = [slot for at in range(0, len(free), 2047) for slot in (1, *free[at : at + 2047])]
+    whole = b"".join(slot.to_bytes(8, "little", signed=True) for slot in slots)
+    case.gives(field_bits=width, fields=fields, centre=centre, ciphertexts=count, words=7680 * count)
+    case.gives(slots_begin=slots[: len(case.outputs["slots_begin"])], slots_sha256=hashlib.sha256(whole).digest())
+
+
+def shared_words(residues: Sequence[int]) -> list[int]:
+    """Of one ciphertext after the other."""
+    words = []
+    for at in range(0, len(residues), 8192):
+        last = residues[at + 7680 : at + 8192]
+        for place, value in enumerate(residues[at : at + 7680]):
+            row, column = divmod(place, 512)
+            words.append(value | (last[column] >> 4 * row & 15) << 60)
+    return words
+
+
+def check_shared_words(case: Case) -> None:
+    residues = case.inputs.by_rule("residues")
+    for index, value in case.inputs["changed"]:
+        residues[index] = int(value)
+
+    def act() -> dict[str, Any]:
+        if max(residues) >= SHARED_Q:
+            raise Malformed("a residue that is not below q")
+        words = from_words(shared_words(residues))
+        total = from_words(shared_words([2 * each % SHARED_Q for each in residues]))
+        begin = {"words_begin": words[: 8 * 24], "sum_begin": total[: 8 * 24]}
+        digests = {"words_sha256": hashlib.sha256(words).digest(), "sum_sha256": hashlib.sha256(total).digest()}
+        return {**begin, **digests}
+
+    either(case, act)
+
+
 FORMS: dict[str, Callable[[Case], None]] = {
     "encode": check_encode, "decode": check_decode, "domain separation": check_domain,
     "derivation": check_derivation, "stream": check_stream, "initial adapter": check_initial,
@@ -2687,6 +2738,7 @@ FORMS: dict[str, Callable[[Case], None]] = {
     "hkdf": check_hkdf, "x25519": check_x25519, "ckks ring": check_ring, "ckks roots": check_roots,
     "ckks sampling": check_sampling, "ckks encryption": check_encryption, "ckks tails": check_tails,
     "ckks keys": check_keys, "ckks decoding": check_decoding,
+    "shared slots": check_shared_slots, "shared words": check_shared_words,
 }  # fmt: skip
 
 
