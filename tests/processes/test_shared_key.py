@@ -77,6 +77,7 @@ def test_server_and_sites_say_what_the_session_does_not_protect(ended):
     assert f"the sites share the key {ended.name_of_key}, made by {SITES[0]}" in ended.log("server")
     for site in SITES:
         assert f"{site}: CAUTION: ckks-shared: All sites share one" in ended.log(site)
+        assert f"fedkeys ckks-shared forget {ended.name_of_key[:16]} --site {site}" in ended.log(site)
 
 
 def test_each_site_has_noted_which_session_used_the_key(ended):
