@@ -38,7 +38,7 @@ from secagg.errors import FaultyPeerOrServer, FaultyServer, FaultySite, Malforme
 from secagg.identity import Roster, SiteKeys
 from secagg.quantize.params import MAX_VALUE
 from secagg.schemes import cautions, scheme_named
-from secagg.session import ClientSession, Mean, Metrics, Packet, Rng, Update
+from secagg.session import SHARED_KEY, ClientSession, Mean, Metrics, Packet, Rng, Update
 from secagg.tally import Tally
 from secagg.vector import Layout, Vector, adapter_digest
 
@@ -416,6 +416,9 @@ class Site:
         self._prepared_for(session.manifest)
         self._learner.save(session.adapter)
         self.finished = True
+        if key := session.manifest.option(SHARED_KEY):
+            command = f"fedkeys {session.manifest.scheme} forget {key[:16]} --site {self._keys.site}"
+            self._tell(f"the session is over; when it has been audited, forget its key with: {command}")
         return self._ready(session)
 
 

@@ -260,6 +260,7 @@ def main(
 ) -> None:
     """Prepare keys, texts and a plan, and print the command that runs them; with --run, run it and clean up."""
     from fedserver.live import View
+    from secagg.schemes import cautions
 
     plan = prepare(out, sites, rounds, max_blocks, _known(secagg))
     command = flwr_command(out, sites, workers or min(sites, os.cpu_count() or 1))
@@ -269,6 +270,8 @@ def main(
         return
     with View() as view:
         view.line(f"simulate: {sites} virtual sites; flower's log is {Path(plan.out) / LOG}")
+        for caution in cautions(plan.scheme, plan.options()):
+            view.line(f"simulate: CAUTION: {caution}")
         simulate(plan, command, view.show)
     typer.echo(str(_adapter(Path(plan.out))))
 

@@ -10,6 +10,7 @@ import pytest
 from fedclient.store import StoreError, UsedKeys
 from fedserver.plan import ServerError
 from secagg.config import Setting
+from secagg.schemes import scheme_named
 from secagg.session import SHARED_KEY
 from tests.federation.direct import Bench
 from tests.sim import Consortium, some_shared_key
@@ -42,7 +43,7 @@ def test_sites_end_with_the_mean_and_the_server_with_nothing(tmp_path: Path) -> 
     assert abs(error).max() < 0.01
     (event,) = bench.events("protection")
     assert event["options"] == {SHARED_KEY: some_shared_key().name.hex()}
-    assert "one decryption key" in event["cautions"][0]
+    assert event["cautions"] == [f"ckks-shared: {scheme_named('ckks-shared').caution}"]
 
 
 def test_a_site_takes_no_part_unless_its_policy_names_the_scheme(tmp_path: Path) -> None:

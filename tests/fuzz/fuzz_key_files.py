@@ -10,7 +10,9 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from nacl.secret import SecretBox
 
+from keys.dealt import read_dealt
 from keys.errors import DamagedFile, KeyFileError
 from keys.files import PRIVATE
 from keys.keyfile import Owner, _check, is_sealed, new_key_file, read_owner
@@ -31,10 +33,12 @@ from keys.public import (
 from keys.recognise import fingerprints_in
 from keys.rosterfile import parse_roster
 from keys.server import load_server, load_tls, read_certificate, tls_files
+from keys.sharedfile import load_shared_keys, path_of, shared_key_file
 from keys.store import SiteHome, _pack, load_site
 from keys.tls import CA_KEY_FILE, issue_tls, load_authority
 from secagg.errors import Malformed
-from secagg.identity import Roster, RosterEntry, SiteKeys, sign_roster
+from secagg.identity import Roster, RosterEntry, SharedKey, SiteKeys, sign_roster
+from secagg.schemes import shared_keys
 from tests.fuzz.target import ALLOWED, Cut, folder
 
 NOW: Final = 1_800_000_000
@@ -109,6 +113,24 @@ def _owner(path: Path) -> None:
     is_sealed(path)
 
 
+def _dealt(path: Path) -> None:
+    read_dealt(path, _made()[1])
+
+
+def _shared_key(path: Path) -> None:
+    """As a file that the home's own state key sealed: what is in it may be anything all the same."""
+    home = path.parent / "home"
+    sealed = path_of(home, bytes(32))
+    sealed.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for content in (path.read_bytes(), SecretBox(bytes(32)).encrypt(path.read_bytes())):
+        sealed.write_bytes(content)
+        sealed.chmod(PRIVATE)
+        try:
+            load_shared_keys(home, bytes(32))
+        except DamagedFile:
+            continue
+
+
 READERS: Final[list[tuple[str, Callable[[Path], object]]]] = [
     ("roster.json", _roster),
     ("site.pub", read_site_public),
@@ -121,18 +143,29 @@ READERS: Final[list[tuple[str, Callable[[Path], object]]]] = [
     ("anything", fingerprints_in),
     ("draft.json", _unsigned_roster),
     ("ca.pem", _authority),
+    ("dealt.keys", _dealt),
+    ("shared.sealed", _shared_key),
 ]
 
 
 @cache
-def files() -> dict[str, bytes]:
-    """A real file for every reader; the private keys in them are numbers that anybody can guess."""
-    root, server = (SiteKeys(name, Ed25519PrivateKey.from_private_bytes(name.encode() * 32)) for name in ("r", "s"))
+def _made() -> tuple[list[SiteHome], Roster]:
+    """Two sites and their roster; the private keys are numbers that anybody can guess."""
+    root = SiteKeys("r", Ed25519PrivateKey.from_private_bytes(b"r" * 32))
     homes = [_home(name, scalar) for scalar, name in enumerate(("a", "b"), 1)]
     publics = [sign_site_public(each.keys, node_public(each.node_key)) for each in homes]
     entries = tuple(RosterEntry(each.site, each.identity_key, each.node_key, NOW) for each in publics)
     draft = Roster("test", 1, NOW, root.public, entries, (bytes(32),), bytes(64))
-    roster = render_roster(sign_roster(draft, root.identity)).encode()
+    return homes, sign_roster(draft, root.identity)
+
+
+@cache
+def files() -> dict[str, bytes]:
+    """A real file for every reader."""
+    server = SiteKeys("s", Ed25519PrivateKey.from_private_bytes(b"s" * 32))
+    homes, signed = _made()
+    publics = [sign_site_public(each.keys, node_public(each.node_key)) for each in homes]
+    roster, key = render_roster(signed).encode(), SharedKey(bytes(32), b"a secret")
     tls = folder() / "tls"
     issue_tls(tls, ("localhost",), NOW)
     owner = Owner("site", "a", homes[0].keys.public)
@@ -140,10 +173,13 @@ def files() -> dict[str, bytes]:
     site_key = new_key_file(Path("x"), owner, _pack(homes[0]), None).data
     return {
         "roster.json": roster, "draft.json": roster, "site.pub": render_site_public(publics[0]).encode(),
-        "root.pub": render_public_key("root", root.public).encode(), "owner.key": _sealed(owner), "site.key": site_key,
+        "root.pub": render_public_key("root", signed.root_key).encode(), "owner.key": _sealed(owner),
+        "site.key": site_key,
         "signing.key": new_key_file(Path("x"), server_owner, server.identity.private_bytes_raw(), None).data,
         "server.pem": tls_files(tls).certificate.read_bytes(), "anything": tls_files(tls).ca.read_bytes(),
         "ca.pem": tls_files(tls).ca.read_bytes(),
+        "dealt.keys": shared_keys.deal(homes[0].keys, signed, key).encode(),
+        "shared.sealed": shared_key_file(Path("x"), bytes(32), key).data,
     }  # fmt: skip
 
 

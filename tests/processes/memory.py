@@ -12,6 +12,18 @@ from typing import Final
 
 import numpy as np
 
+from fedclient.audit import read_fixed, unwritable
+from fedclient.store import STATE, KeptSession
+from fedclient.transcript import Transcript
+from fedserver.superlink import LEAN
+from keys.store import load_site
+from secagg.chain import Position
+from secagg.config import RoundContext
+from secagg.initial import initial_adapter
+from secagg.schemes import scheme_named
+from secagg.vector import adapter_digest
+from tests.processes.running import Running
+
 WINDOW_BYTES: Final = 64
 WINDOWS: Final = 3  # of one vector
 CHUNK_BYTES: Final = 1 << 24
@@ -70,3 +82,33 @@ def found_in_files(folder: Path, pieces: Sequence[bytes]) -> list[Path]:
     """The files under a folder that hold one of the pieces."""
     files = [path for path in folder.rglob("*") if path.is_file() and not path.is_socket()]
     return [path for path in files if any(piece in path.read_bytes() for piece in pieces)]
+
+
+def learnt_at(federation: Running, site: str) -> list[bytes]:
+    """Pieces of each round's mean and of the adapter after it, as a site that is done reads them from its own store."""
+    home = load_site(federation.consortium.homes[site])
+    (folder,) = (home.home / STATE).iterdir()
+    transcript, kept = Transcript(folder, unwritable), KeptSession(folder, home.state_key)
+    fixed = read_fixed(transcript)
+    manifest, position, pieces = fixed.manifest, Position.start(fixed.manifest), list[bytes]()
+    adapter = initial_adapter(fixed.layout, manifest.nonce)
+    for round_ in (1, 2):
+        attempt = transcript.attempt(round_)
+        context = RoundContext(manifest, fixed.roster, position.header(manifest, attempt))
+        opening = kept.opening(round_, attempt) or b""
+        mean = scheme_named(manifest.scheme).open(context, transcript.aggregate(round_), opening)
+        adapter = np.add(adapter, mean.values, dtype=np.float32)
+        position = position.after(mean, adapter_digest(fixed.layout, adapter))
+        pieces += [*windows(mean.values), *windows(adapter)]
+    return pieces
+
+
+def held_by_server(federation: Running, pieces: list[bytes]) -> dict[str, int]:
+    """How many of the pieces each process of the server holds, by its command line; each part of it is there."""
+    held = {
+        " ".join(process.cmdline()): len(found_in_process(process.pid, pieces))
+        for process in federation.server_processes()
+    }
+    for part in ("fedserver.cli", LEAN.name, "flower-superexec", "flwr-serverapp"):
+        assert any(part in command for command in held), held
+    return held

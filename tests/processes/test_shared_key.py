@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from keys.store import load_site
 from tests.processes.checking import exact_adapter
+from tests.processes.memory import WINDOW_BYTES, found_in_files, held_by_server, learnt_at
 from tests.processes.running import ROOT, Running, running
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
@@ -39,10 +41,27 @@ def ended(tmp_path_factory):
         for home in federation.consortium.homes.values():
             (home / "policy.toml").write_text('schemes = ["ckks-shared"]\n')
         federation.start_server("--secagg", "ckks-shared", "--shared-key", str(dealt), *OPTIONS)
-        federation.start_toys(train_s=0.0)
+        federation.start_toys(*SITES[:-1], train_s=0.0)
+        federation.start_toy(SITES[-1], "hold:finish:2", train_s=0.0)
         federation.await_one("aggregated", round=2)
+        federation.await_sign(SITES[-1], "hold:finish:2")
+        federation.await_file(federation.folder / f"{SITES[0]}.f32")
+        federation.secrets = [*learnt_at(federation, SITES[0]), *_of_key(federation)]
+        federation.held = held_by_server(federation, federation.secrets)
+        federation.let_go(SITES[-1])
         assert [federation.wait(name) for name in ("server", *SITES)] == [0] * 4, federation.logs()
         yield federation
+
+
+def _of_key(federation: Running) -> list[bytes]:
+    """Pieces of the secret that the sites share, but for its ends, where the format's own bytes are."""
+    (key,) = load_site(federation.consortium.homes[SITES[0]]).keys.shared
+    return [key.secret[at : at + WINDOW_BYTES] for at in range(20_000, 50_000, 10_000)]
+
+
+def test_neither_adapter_nor_key_is_in_the_servers_memory_or_files(ended):
+    assert set(ended.held.values()) == {0}, ended.held
+    assert found_in_files(ended.results, ended.secrets) == []
 
 
 def test_every_site_ends_with_the_mean_and_the_server_without_an_adapter(ended):
@@ -58,6 +77,7 @@ def test_server_and_sites_say_what_the_session_does_not_protect(ended):
     assert f"the sites share the key {ended.name_of_key}, made by {SITES[0]}" in ended.log("server")
     for site in SITES:
         assert f"{site}: CAUTION: ckks-shared: All sites share one" in ended.log(site)
+        assert f"fedkeys ckks-shared forget {ended.name_of_key[:16]} --site {site}" in ended.log(site)
 
 
 def test_each_site_has_noted_which_session_used_the_key(ended):
