@@ -28,7 +28,7 @@ from secagg.primitives.shamir import split
 from secagg.schemes import SCHEMES
 
 BITS = 12
-QUICK = [(100_000, 3), (100_000, 10), (100_000, 30), (100_000, 100), (1_000_000, 3), (1_000_000, 30)]
+QUICK = [(100_000, 3), (100_000, 10), (100_000, 30), (100_000, 100), (300_000, 30), (1_000_000, 3), (1_000_000, 30)]
 FULL = [
     *((100_000, n) for n in (3, 10, 30, 100)),
     *((1_000_000, n) for n in (3, 30, 100)),  # bench_peers.py has the round of ten sites
