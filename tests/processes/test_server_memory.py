@@ -5,7 +5,8 @@ A server that may read the sum is looked at in the same way, and so is a site: t
 
 from __future__ import annotations
 
-import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,9 +65,18 @@ def test_looked_at_in_the_same_way_a_server_that_reads_the_sum_holds_it(readable
     assert max(held.values()) >= WINDOWS, held
 
 
-def test_looked_at_in_the_same_way_this_process_holds_what_a_site_read(blind: Running) -> None:
+def test_looked_at_in_the_same_way_a_process_that_was_given_it_holds_all_of_it(blind: Running) -> None:
     pieces = learnt_at(blind, DONE)
-    assert found_in_process(os.getpid(), pieces) == sorted(set(pieces))
+    hold = "import sys; held = sys.stdin.buffer.read(int(sys.argv[1])); print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", hold, str(sum(len(piece) for piece in pieces))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin and child.stdout
+        child.stdin.write(b"".join(pieces))
+        child.stdin.flush()
+        child.stdout.readline()
+        found = found_in_process(child.pid, pieces)
+        child.stdin.close()
+    assert found == sorted(set(pieces))
 
 
 def test_looked_at_in_the_same_way_a_finished_site_has_it_on_disk(blind: Running) -> None:
