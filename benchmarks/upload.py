@@ -3,7 +3,8 @@
 python -m benchmarks.upload ROLE FOLDER PORT WORDS TURNS
 
 ROLE: server (gateway, SuperLink and a ServerApp that asks for the words), site, https-server or https-client. Keys and
-certificates lie in FOLDER; the journal there says how long each upload took, from asking until the receiver has it.
+certificates lie in FOLDER; the journal there says how long each upload took, from asking until the receiver has it, and
+PUSHES beside it how long the site was at sending, until the SuperLink had confirmed the last piece.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import numpy as np
@@ -30,6 +31,7 @@ from starlette.routing import Route
 from benchmarks.turns import Turns, note
 from fedclient.agent import serve
 from fedclient.connection import Connection
+from fedclient.fleet import Fleet
 from fedclient.packets import WORD_BYTES, encode_packet
 from fedserver.exchange import exchange
 from fedserver.gateway import Gateway
@@ -47,6 +49,7 @@ SITES: Final = ("alesund", "bergen", "oslo")  # a roster has three; one uploads
 SITE: Final = SITES[0]
 CONSORTIUM: Final = "consortium"
 JOURNAL: Final = "events.jsonl"
+PUSHES: Final = "pushes.jsonl"
 LOOK_S: Final = 0.05
 PATIENCE_S: Final = 300.0
 
@@ -111,8 +114,17 @@ def run_server(folder: Path, made: Consortium, port: int, words: int, turns: Pat
             raise SystemExit(f"{status.status} {status.details}\n{link.log_of_run(run)}")
 
 
-def run_site(made: Consortium, port: int, words: int) -> None:
+def run_site(folder: Path, made: Consortium, port: int, words: int) -> None:
     """fedclient's agent, with another ClientApp."""
+    push = Fleet.push
+
+    def timed(*arguments: Any) -> int:
+        began = time.monotonic()
+        sent = push(*arguments)
+        note(folder / PUSHES, {"event": "pushed", "seconds": time.monotonic() - began})
+        return sent
+
+    Fleet.push = timed  # type: ignore[method-assign]
     _WORDS.append(_random_words(words))
     keys = load_site(made.homes[SITE])
     connection = Connection(f"{HOST}:{port}", made.tls.ca, keys.node_key, node_file=keys.home / "node.id")
@@ -154,7 +166,7 @@ def run(role: str, folder: Path, port: int, words: int, turns: Path) -> None:
     made = paths_under(folder / CONSORTIUM, SITES)
     {
         "server": lambda: run_server(folder, made, port, words, turns),
-        "site": lambda: run_site(made, port, words),
+        "site": lambda: run_site(folder, made, port, words),
         "https-server": lambda: run_https_server(made, port),
         "https-client": lambda: run_https_client(folder, made, port, words, turns),
     }[role]()
