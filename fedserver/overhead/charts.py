@@ -28,12 +28,12 @@ COLOURS: Final = (  # of lines: on a light page, on a dark one; told apart by ma
 FILLS: Final = (  # of bars, under a hatch in the colour of the text; neighbours differ in lightness
     ("#3c74ba", "#5b93d9"), ("#f6cf95", "#8a5a14"), ("#7cc4a8", "#2c6e56"), ("#f7e3ea", "#5c2b3c"),
     ("#a48fd6", "#5a4592"), ("#f1f2bd", "#565a1a"), ("#9dd2e4", "#23566a"), ("#cfae94", "#6b4a33"),
-    ("#e4e6ea", "#3d434c"), ("#c2c6cd", "#565d68"),
+    ("#e4e6ea", "#3d434c"), ("#c2c6cd", "#565d68"), ("#efe3d3", "#4a3a24"), ("#aebfdd", "#34527f"),
 )  # fmt: skip
 THEME: Final = {INK: "--ink", FAINT: "--line", PAPER: "--paper"} | {
     light: f"--c{place}" for place, (light, _) in enumerate((*COLOURS, *FILLS))
 }  # colour in a figure -> the page's variable
-_HATCHES: Final = ("", "////", "....", "xxxx", "\\\\\\\\", "----", "||||", "oo", "++++", "")
+_HATCHES: Final = ("", "////", "....", "xxxx", "\\\\\\\\", "----", "||||", "oo", "++++", "", "//", "**")
 _MARKERS: Final = "os^DvPX*h"
 _DASHES: Final = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (7, 3)), (0, (2, 1)))
 _WIDTH_IN: Final = 4.6  # about a phone's width at a readable size

@@ -21,7 +21,7 @@ _NAMES: Final = {
 }
 MEANINGS: Final = {
     "plain": "this project's transport and store with nothing protected",
-    "flower-fedavg": "Flower's own SuperLink and SuperNodes, plaintext averages",
+    "flower-fedavg": "Flower's own SuperLink and SuperNodes with their polls and processes, plaintext averages",
     "flower-secagg+": "the functions of Flower's SecAgg+ client and server, as installed",
     "tenseal-4096": "TenSEAL's CKKS, ring of 4096, the update as one vector; every site holds the key",
     "tenseal-8192-each": "TenSEAL's CKKS, ring of 8192, a context with each tensor; every site holds the key",
