@@ -1,7 +1,7 @@
 """The gateway's calls to the SuperLink: HTTP/1.1 over TLS connections that are kept, bodies streamed both ways.
 
-One server that we started ourselves, and only what it uses of HTTP: a general client takes several times as long
-for a small call, and a round is made of small calls.
+h11 writes the requests and reads the answers. What a general client has around it (redirects, cookies, proxies,
+pools by host) costs more than the call itself, and a round is made of small calls to one server.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
+import h11
+
 TIMEOUT_S: Final = 120.0  # for one step: a connection, a piece of a body, the head of an answer
 IDLE_S: Final = 3.0  # the SuperLink's web server closes a connection that has been idle for 5 s
 MOST_IDLE: Final = 64  # connections that are kept
 PIECE_BYTES: Final = 1 << 18
-HEAD_BYTES: Final = 1 << 16
-END_OF_HEAD: Final = b"\r\n\r\n"
-SWITCHING: Final = 200  # statuses below are no answer yet
+HEAD_BYTES: Final = 1 << 16  # of an answer's head that is not whole yet
+FAILURES: Final = (OSError, EOFError, h11.ProtocolError)
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -42,12 +43,44 @@ class Answer:
 class _Connection:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
+    http: h11.Connection
     idle_since: float = 0.0
 
     def is_fresh(self) -> bool:
         """Whether it can be used again."""
         unused = time.monotonic() - self.idle_since < IDLE_S
         return unused and not self.reader.at_eof() and not self.writer.is_closing()
+
+    def is_done(self) -> bool:
+        """Whether request and answer were exchanged whole, neither side closes, and nothing came after the answer."""
+        surplus, _ = self.http.trailing_data
+        return self.http.our_state is self.http.their_state is h11.DONE and not surplus
+
+    async def send(self, event: h11.Event) -> None:
+        """Writes the event; a body's piece is not copied. Raises h11.LocalProtocolError for one out of place."""
+        for part in self.http.send_with_data_passthrough(event) or ():
+            self.writer.write(part)
+        async with asyncio.timeout(TIMEOUT_S):
+            await self.writer.drain()
+
+    async def next_event(self) -> object:
+        """The next part of the answer: its head, a piece of its body, its end. Raises h11.RemoteProtocolError.
+
+        Raises EOFError when the connection ends: h11 would take that for the end of a body without a length.
+        """
+        async with asyncio.timeout(TIMEOUT_S):
+            while True:
+                event = self.http.next_event()
+                if event is h11.NEED_DATA:
+                    await self._receive()
+                elif not isinstance(event, h11.InformationalResponse):
+                    return event
+
+    async def _receive(self) -> None:
+        received = await self.reader.read(PIECE_BYTES)
+        if not received:
+            raise EOFError
+        self.http.receive_data(received)
 
 
 class Upstream:
@@ -62,17 +95,18 @@ class Upstream:
     async def send(self, method: bytes, path: bytes, headers: Headers, body: AsyncIterator[bytes] | None) -> Answer:
         """The answer to one request. Raises UpstreamFailed, or what `body` raises; nothing is tried again.
 
-        headers: names in lower case, without host, connection and transfer-encoding. A body whose length they do
-        not say is sent in chunks.
+        headers: names in lower case, without host, connection, upgrade and transfer-encoding. A body whose length
+        they do not say is sent in chunks.
         """
         try:
             connection = await self._connection()
             try:
-                return await self._ask(connection, _head(method, path, self._authority, headers, body), headers, body)
+                await self._ask(connection, method, path, headers, body)
+                return await self._answer(connection)
             except BaseException:
                 connection.writer.close()
                 raise
-        except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
+        except FAILURES as error:
             raise UpstreamFailed from error
 
     async def close(self) -> None:
@@ -89,112 +123,37 @@ class Upstream:
             connection.writer.close()
         async with asyncio.timeout(TIMEOUT_S):
             pair = await asyncio.open_connection(self._host, self._port, ssl=self.tls, limit=PIECE_BYTES)
-        return _Connection(*pair)
+        return _Connection(*pair, h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_BYTES))
 
     async def _ask(
-        self, connection: _Connection, head: bytes, headers: Headers, body: AsyncIterator[bytes] | None
-    ) -> Answer:
-        writer = connection.writer
-        writer.write(head)
+        self, connection: _Connection, method: bytes, path: bytes, headers: Headers, body: AsyncIterator[bytes] | None
+    ) -> None:
+        sent = [(b"host", self._authority), *headers]
+        if body is not None and all(name != b"content-length" for name, _ in headers):
+            sent.append((b"transfer-encoding", b"chunked"))
+        connection.writer.write(connection.http.send(h11.Request(method=method, target=path, headers=sent)))
         if body is not None:
-            await _send_body(writer, body, _length(headers))
-        async with asyncio.timeout(TIMEOUT_S):
-            status, answered = await _read_head(connection.reader)
-        is_kept = (b"connection", b"close") not in answered
-        return Answer(status, answered, self._pieces(connection, answered, is_kept))
+            async for piece in body:
+                await connection.send(h11.Data(data=piece))
+        await connection.send(h11.EndOfMessage())
 
-    async def _pieces(self, connection: _Connection, headers: Headers, is_kept: bool) -> AsyncGenerator[bytes]:
+    async def _answer(self, connection: _Connection) -> Answer:
+        head = await connection.next_event()
+        if not isinstance(head, h11.Response) or head.http_version != b"1.1":
+            raise h11.RemoteProtocolError("not an answer in HTTP/1.1")
+        return Answer(head.status_code, head.headers, self._pieces(connection))
+
+    async def _pieces(self, connection: _Connection) -> AsyncGenerator[bytes]:
         """The body of an answer; when all of it was read, the connection may be used again."""
-        is_whole = False
         try:
-            async for piece in _body_of(connection.reader, headers):
-                yield piece
-            is_whole = is_kept
-        except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
+            while isinstance(part := await connection.next_event(), h11.Data):
+                yield bytes(part.data)
+        except FAILURES as error:
             raise UpstreamFailed from error
         finally:
-            if is_whole and len(self._idle) < MOST_IDLE:
+            if connection.is_done() and len(self._idle) < MOST_IDLE:
+                connection.http.start_next_cycle()
                 connection.idle_since = time.monotonic()
                 self._idle.append(connection)
             else:
                 connection.writer.close()
-
-
-def _head(method: bytes, path: bytes, host: bytes, headers: Headers, body: AsyncIterator[bytes] | None) -> bytes:
-    lines = [method + b" " + path + b" HTTP/1.1", b"host: " + host]
-    lines += [name + b": " + value for name, value in headers]
-    if body is not None and _length(headers) is None:
-        lines.append(b"transfer-encoding: chunked")
-    return b"\r\n".join(lines) + END_OF_HEAD
-
-
-async def _send_body(writer: asyncio.StreamWriter, body: AsyncIterator[bytes], length: int | None) -> None:
-    """Sends the pieces as they come. Raises ValueError if they are not of the announced length."""
-    sent = 0
-    async for piece in body:
-        sent += len(piece)
-        if length is not None and sent > length:
-            raise ValueError("the body is longer than it said")
-        if length is None and piece:
-            writer.writelines((f"{len(piece):x}\r\n".encode(), piece, b"\r\n"))
-        elif piece:
-            writer.write(piece)
-        await _drained(writer)
-    if length is None:
-        writer.write(b"0\r\n\r\n")
-    elif sent != length:
-        raise ValueError("the body is shorter than it said")
-
-
-async def _drained(writer: asyncio.StreamWriter) -> None:
-    async with asyncio.timeout(TIMEOUT_S):
-        await writer.drain()
-
-
-async def _read_head(reader: asyncio.StreamReader) -> tuple[int, Headers]:
-    """Status and headers of the answer. Raises ValueError for what is none."""
-    while True:
-        head = await reader.readuntil(END_OF_HEAD)
-        first, *lines = head[: -len(END_OF_HEAD)].split(b"\r\n")
-        version, status, *_ = first.split(b" ", 2)
-        if version != b"HTTP/1.1" or len(head) > HEAD_BYTES:
-            raise ValueError("not an answer in HTTP/1.1")
-        if int(status) >= SWITCHING:
-            pairs = (line.partition(b":") for line in lines)
-            return int(status), [(name.strip().lower(), value.strip()) for name, _, value in pairs]
-
-
-async def _body_of(reader: asyncio.StreamReader, headers: Headers) -> AsyncIterator[bytes]:
-    if (b"transfer-encoding", b"chunked") in headers:
-        while size := int((await _in_time(reader.readuntil(b"\r\n"))).strip(), 16):
-            async for piece in _exactly(reader, size):
-                yield piece
-            await _in_time(reader.readuntil(b"\r\n"))
-        await _in_time(reader.readuntil(b"\r\n"))
-        return
-    length = _length(headers)
-    if length is None:
-        raise ValueError("an answer without a length")
-    async for piece in _exactly(reader, length):
-        yield piece
-
-
-async def _exactly(reader: asyncio.StreamReader, size: int) -> AsyncIterator[bytes]:
-    while size:
-        piece = await _in_time(reader.read(min(size, PIECE_BYTES)))
-        if not piece:
-            raise EOFError
-        size -= len(piece)
-        yield piece
-
-
-async def _in_time(step):  # type: ignore[no-untyped-def]
-    async with asyncio.timeout(TIMEOUT_S):
-        return await step
-
-
-def _length(headers: Headers) -> int | None:
-    for name, value in headers:
-        if name == b"content-length":
-            return int(value)
-    return None

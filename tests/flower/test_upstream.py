@@ -28,6 +28,7 @@ class Server:
 
     def __init__(self, answers: list[bytes]) -> None:
         self.answers, self.requests, self.connections = answers, list[bytes](), 0
+        self.ended = asyncio.Event()  # of the first connection that ends
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -44,6 +45,7 @@ class Server:
             pass
         finally:
             writer.close()
+            self.ended.set()
 
     async def _body(self, reader: asyncio.StreamReader, head: bytes) -> bytes:
         if b"content-length: " in head:
@@ -129,7 +131,8 @@ def test_a_body_is_read_whole_and_its_connection_used_again(issued: pki.Pki, ans
         b"", b"SSH-2.0\r\n\r\n", b"HTTP/1.0 200 OK\r\ncontent-length: 0\r\n\r\n", b"HTTP/1.1\r\n\r\n",
         b"HTTP/1.1 two OK\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\nwithout a length",
         b"HTTP/1.1 200 OK\r\nx: close\r\ncontent-length: 9\r\n\r\nshort",
-        b"HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n", b"HTTP/1.1 200 OK\r\nx: " + bytes(1 << 19) + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nx: " + b"x" * (1 << 19) + b"\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nx: close\r\ntransfer-encoding: chunked\r\n\r\n5\r\nab",
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nab\r\n0\r\n\r\n",
     ],
@@ -149,6 +152,7 @@ def test_a_body_of_another_length_than_it_says_is_not_sent_as_whole(issued: pki.
         with pytest.raises(UpstreamFailed):
             await body_of(asked, headers=LENGTH_4, body=pieces(*parts))
         assert asked._idle == []
+        await server.ended.wait()
 
     assert play(issued, [OK], story).requests == []
 
@@ -162,6 +166,7 @@ def test_what_the_body_raises_comes_out_and_ends_the_connection(issued: pki.Pki)
         with pytest.raises(LookupError, match="the sender left"):
             await body_of(asked, body=breaks())
         assert asked._idle == []
+        await server.ended.wait()
 
     assert play(issued, [OK], story).requests == []
 
@@ -182,6 +187,16 @@ def test_no_connection_is_used_again_that_the_server_closes_or_that_is_old_or_ha
 
     closing = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
     assert play(issued, [closing, OK, OK, OK], story).connections == 4
+
+
+def test_what_comes_after_an_answer_is_not_taken_for_the_next_one(issued: pki.Pki) -> None:
+    async def story(server: Server, asked: Upstream) -> None:
+        assert await body_of(asked) == b"ok"
+        assert asked._idle == []
+        assert await body_of(asked) == b"ok"
+
+    surplus = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nbad"
+    assert play(issued, [OK + surplus, OK], story).connections == 2
 
 
 def test_a_server_of_another_ca_is_not_asked(issued: pki.Pki, tmp_path: Path) -> None:
