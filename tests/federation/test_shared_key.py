@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedclient.store import StoreError, UsedKeys
+from fedclient.timings import TIMINGS, kept
 from fedserver.plan import ServerError
 from secagg.config import Setting
 from secagg.schemes import scheme_named
@@ -41,6 +42,8 @@ def test_sites_end_with_the_mean_and_the_server_with_nothing(tmp_path: Path) -> 
     assert len({bench.learners[name].saved.tobytes() for name in bench.names}) == 1  # type: ignore[union-attr]
     error = bench.learners[ME].saved - bench.expected(result)
     assert abs(error).max() < 0.01
+    answered = {phase for line in kept(bench.folder / ME / TIMINGS) for phase in line.seconds} - {"open", "train"}
+    assert "contribute" in answered and "mask" not in answered
     (event,) = bench.events("protection")
     assert event["options"] == {SHARED_KEY: some_shared_key().name.hex()}
     assert event["cautions"] == [f"ckks-shared: {scheme_named('ckks-shared').caution}"]
