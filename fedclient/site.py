@@ -292,13 +292,19 @@ class Site:
     def _opened(self, session: Session, context: RoundContext, aggregate: Packet) -> tuple[Mean, bytes]:
         """The mean, and what opened it: what this site's own session holds, or else what a peer lent it.
 
-        Raises Sealed if neither does; a loan that does not open the sum is forgotten.
+        Raises Sealed if neither does; a loan that does not open the sum is forgotten. A shared key under which a sum
+        was refused is given up: every refusal tells the server something of it (spec §21.8).
         """
         header, scheme, store = context.header, scheme_named(session.manifest.scheme), session.store
+        used = UsedKeys(self._home)
+        used.require_unused(session.manifest)
         state = store.client(header.round, header.attempt)
         own = scheme.opening(context, self._keys, state)
         try:
             return scheme.open(context, aggregate, own), own
+        except FaultyServer:
+            used.give_up(session.manifest)
+            raise
         except Sealed:
             lent = store.opening(header.round, header.attempt)
             if lent is None:
