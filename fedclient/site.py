@@ -14,7 +14,7 @@ from nacl.public import PrivateKey, PublicKey, SealedBox
 
 from fedclient.settings import LocalError
 from fedclient.store import JoinedSessions, SessionStore, UsedKeys, forget_other_sessions
-from fedclient.timings import PHASES, Laps, Timing, keep, size_of
+from fedclient.timings import Laps, Timing, keep, phase_of, size_of
 from secagg.chain import Position
 from secagg.config import Manifest, Policy, RoundContext, Setting
 from secagg.enrol import (
@@ -292,13 +292,19 @@ class Site:
     def _opened(self, session: Session, context: RoundContext, aggregate: Packet) -> tuple[Mean, bytes]:
         """The mean, and what opened it: what this site's own session holds, or else what a peer lent it.
 
-        Raises Sealed if neither does; a loan that does not open the sum is forgotten.
+        Raises Sealed if neither does; a loan that does not open the sum is forgotten. A shared key under which a sum
+        was refused is given up: every refusal tells the server something of it (spec §21.8).
         """
         header, scheme, store = context.header, scheme_named(session.manifest.scheme), session.store
+        used = UsedKeys(self._home)
+        used.require_unused(session.manifest)
         state = store.client(header.round, header.attempt)
         own = scheme.opening(context, self._keys, state)
         try:
             return scheme.open(context, aggregate, own), own
+        except FaultyServer:
+            used.give_up(session.manifest)
+            raise
         except Sealed:
             lent = store.opening(header.round, header.attempt)
             if lent is None:
@@ -318,6 +324,7 @@ class Site:
             raise Malformed("one request of the scheme follows the reference to its attempt")
         session = self._open_session(ref.session)
         client, context = self._client(session, ref)
+        before = client.stage
         try:
             reply = client.handle(rest[0])
             if reply.words is not None:
@@ -325,7 +332,7 @@ class Site:
             _, line = session.store.ledger.answer(context.header, client.stage, client.evidence)
             session.store.record(line)
             session.store.save_client(ref.round, ref.attempt, client.to_bytes())
-            self._laps.lap(PHASES[client.stage])
+            self._laps.lap(phase_of(before, client.stage))
         except BaseException:
             session.client = None  # what is in memory may be ahead of the disk: read it back next time
             raise

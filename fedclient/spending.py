@@ -11,12 +11,12 @@ from typing import Final
 import typer
 
 from fedclient.settings import LocalError
-from fedclient.timings import PHASES, TIMINGS, Timing, kept
+from fedclient.timings import TIMINGS, Timing, kept
 
 SHOWN: Final = {
     "open": "open the last sum", "train": "train", "advertise": "sign keys", "share": "share secrets",
     "mask": "quantise and protect", "consent": "agree on survivors", "unmask": "release shares",
-    "check": "check the sum",
+    "check": "check the sum", "contribute": "quantise and encrypt",
 }  # fmt: skip
 TRAINING: Final = "train"
 
@@ -59,6 +59,6 @@ def _traffic(lines: Sequence[Timing], phase: str, way: str) -> int:
     """Bytes of the requests whose main work was this phase, a round's median."""
     rounds: dict[int, int] = defaultdict(int)
     for line in lines:
-        if phase in line.seconds and (phase in PHASES.values() or phase == "open"):
+        if phase in line.seconds and phase != TRAINING:
             rounds[line.round] += getattr(line, way)
     return round(median(rounds.values())) if rounds else 0

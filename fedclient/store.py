@@ -282,15 +282,17 @@ class JoinedSessions:
 
 
 class UsedKeys:
-    """Which session used which shared key of this home: a list of names of keys and session ids, which only grows."""
+    """Which session used which shared key of this home, and which keys are given up: a list that only grows."""
 
     def __init__(self, home: Path) -> None:
         self._list = _GrowingList(home / USED_KEYS_FILE)
 
     def require_unused(self, manifest: Manifest) -> None:
-        """Raises Refused if another session used the manifest's shared key, StoreError if it cannot tell."""
+        """Raises Refused if another session used the manifest's shared key, or it is given up; StoreError."""
         key = manifest.option(SHARED_KEY)
         for line in self._list.lines():
+            if key and line == self._given_up(manifest):
+                raise Refused(f"a sum under this shared key was refused; make a new one: fedkeys {manifest.scheme} new")
             if key and line.startswith(key) and line != self._line(manifest):
                 raise Refused(f"another session used this shared key; make a new one: fedkeys {manifest.scheme} new")
 
@@ -300,9 +302,18 @@ class UsedKeys:
         if manifest.option(SHARED_KEY):
             self._list.add(self._line(manifest))
 
+    def give_up(self, manifest: Manifest) -> None:
+        """Keeps for good that the shared key, if there is one, must not be used again. Raises StoreError."""
+        if manifest.option(SHARED_KEY):
+            self._list.add(self._given_up(manifest))
+
     @staticmethod
     def _line(manifest: Manifest) -> str:
         return f"{manifest.option(SHARED_KEY)} {manifest.digest().hex()}"
+
+    @staticmethod
+    def _given_up(manifest: Manifest) -> str:
+        return f"refused {manifest.option(SHARED_KEY)}"
 
 
 class _GrowingList:

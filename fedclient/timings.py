@@ -19,6 +19,13 @@ PHASES: Final = {  # as the server's journal names them, by the stage that a sit
     "advertised": "advertise", "shared": "share", "masked": "mask", "signed": "consent", "spent": "unmask",
     "checked": "check",
 }  # fmt: skip
+_IN_ONE: Final = ("fresh", "masked"), "contribute"  # of a scheme whose sites answer once
+
+
+def phase_of(before: str, after: str) -> str:
+    """The phase in which a site's session came from one stage to another."""
+    stages, phase = _IN_ONE
+    return phase if (before, after) == stages else PHASES[after]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ PHASES: Final = {
     "advertise": "sites sign fresh keys for the round",
     "share": "sites share the secrets that unmask in case one vanishes",
     "mask": "sites quantise and protect their updates and send them",
+    "contribute": "sites quantise and encrypt their updates and send them, in their one message of the round",
     "send": "sites send their updates, quantised and in clear",
     "consent": "sites agree on who survived",
     "unmask": "survivors release what opens the sum, or opens it to sites",

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fedclient.store import StoreError, UsedKeys
+from fedclient.timings import TIMINGS, kept
 from fedserver.plan import ServerError
+from secagg.ckks_shared.messages import SumRecord
 from secagg.config import Setting
+from secagg.enrol import RoundStart
+from secagg.errors import FaultyServer, Refused
+from secagg.masked.messages import sum_words_digest
 from secagg.schemes import scheme_named
-from secagg.session import SHARED_KEY
-from tests.federation.direct import Bench
+from secagg.session import SHARED_KEY, Packet
+from tests.federation.direct import Bench, Where
 from tests.sim import Consortium, some_shared_key
 
 ME = "site-01"
@@ -41,6 +47,8 @@ def test_sites_end_with_the_mean_and_the_server_with_nothing(tmp_path: Path) -> 
     assert len({bench.learners[name].saved.tobytes() for name in bench.names}) == 1  # type: ignore[union-attr]
     error = bench.learners[ME].saved - bench.expected(result)
     assert abs(error).max() < 0.01
+    answered = {phase for line in kept(bench.folder / ME / TIMINGS) for phase in line.seconds} - {"open", "train"}
+    assert "contribute" in answered and "mask" not in answered
     (event,) = bench.events("protection")
     assert event["options"] == {SHARED_KEY: some_shared_key().name.hex()}
     assert event["cautions"] == [f"ckks-shared: {scheme_named('ckks-shared').caution}"]
@@ -73,6 +81,38 @@ def test_a_key_serves_one_session(tmp_path: Path) -> None:
     with pytest.raises(ServerError):
         second.run()
     assert reasons(second) == {"another session used this shared key; make a new one: fedkeys ckks-shared new"}
+
+
+def made_up(aggregate: Packet) -> Packet:
+    """The aggregate with another sum, which is one of ciphertexts and is named in the record."""
+    record = SumRecord.decode(aggregate.head)
+    assert aggregate.words is not None
+    words = aggregate.words.copy()
+    words[: words.size // 2] = 0
+    named = sum_words_digest(record.opened.header.digest(), words)
+    return Packet(replace(record, sum_words=named).encode(), words)
+
+
+def test_a_key_under_which_a_sum_was_refused_is_given_up_for_good(tmp_path: Path) -> None:
+    """Also for true sums: the server is not told a second time which of its sums is one of integers."""
+    bench, lies = shared(tmp_path), iter((True, False))
+
+    def once(where: Where, packets: Sequence[Packet]) -> Sequence[Packet]:
+        lied_to = where.site == ME and where.kind == "start" and len(packets) > 1
+        return [packets[0], made_up(packets[1])] if lied_to and next(lies) else packets
+
+    bench.link.alter_request = once
+    bench.run()
+    assert bench.contributors() == [bench.names, bench.but(ME)]
+    given_up = "a sum under this shared key was refused; make a new one: fedkeys ckks-shared new"
+    first, *later = [error for where, error in bench.link.refusals if where.site == ME]
+    assert isinstance(first, FaultyServer)
+    assert {str(error) for error in later} == {given_up}
+    assert (tmp_path / ME / "shared-keys.log").read_text().splitlines()[-1] == f"refused {some_shared_key().name.hex()}"
+    bench.restart(ME)
+    session = bytes.fromhex(bench.session_folder(ME).name)
+    with pytest.raises(Refused, match="was refused"):
+        bench.link.members[ME].handle("start", [Packet(RoundStart(session, 2, ()).encode())])
 
 
 def test_a_session_that_asked_nothing_of_the_key_has_not_used_it(tmp_path: Path) -> None:
