@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 PIECE = 4096
 PATIENCE_S = 30.0
+LONG = 1 << 62
 AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
 
 
@@ -23,7 +24,7 @@ class Connection:
     server: socket.socket
     sent: bytearray = field(default_factory=bytearray)
     is_lost: bool = False  # what comes is thrown away, and nobody is told
-    dies_after: int = 1 << 62  # bytes, both ways
+    dies_after: int = LONG  # bytes, both ways
 
     def cut(self) -> None:
         """Ends it with a reset, both ways."""
@@ -62,6 +63,8 @@ class Proxy:
     def flow(self) -> None:
         """Passes everything on, what was held first; connections can be made again."""
         self._cuts_at_random = self._refuses = False
+        for each in self._connections:
+            each.dies_after = LONG
         self._flows.set()
 
     def await_held(self) -> None:
@@ -138,7 +141,7 @@ class Proxy:
                 continue
             connection = Connection(site, server)
             if self._cuts_at_random:
-                connection.dies_after = self._random.randrange(1, 5 * PIECE)
+                connection.dies_after = self._random.randrange(1, 2 * PIECE)
             self._connections.append(connection)
             for source, target in ((site, server), (server, site)):
                 threading.Thread(target=self._carry, args=(connection, source, target), daemon=True).start()
