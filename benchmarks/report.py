@@ -6,13 +6,12 @@ python -m benchmarks.report .benchmarks/latest.json --out out/report [--compare 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
-from benchmarks.records import Record
+from benchmarks.models import model_table
 from fedserver.overhead.run import Run, from_benchmarks
 from fedserver.overhead.write import report_of, write_report
 from fedserver.plan import ServerError
@@ -37,7 +36,7 @@ def load(file: Path) -> Run:
     try:
         saved: dict[str, Any] = json.loads(file.read_bytes())
         found = from_benchmarks(saved)
-        return from_benchmarks(saved, _models()(list(found.records)))
+        return from_benchmarks(saved, model_table(list(found.records)))
     except OSError as error:
         raise ServerError(
             f"cannot read {file}: {error.strerror}", "give a file that `make bench` has written"
@@ -46,13 +45,5 @@ def load(file: Path) -> Run:
         raise ServerError(f"{file} holds no run: {error}", "give a file that `make bench` has written") from None
 
 
-def _models() -> Callable[[Sequence[Record]], list[dict[str, Any]]]:
-    try:
-        from benchmarks.models import model_table
-    except ImportError:
-        return lambda records: []
-    return model_table
-
-
 if __name__ == "__main__":
-    run(app, "benchmarks.report", failures=(ServerError,))
+    run(app, "benchmarks.report", failures=lambda: (ServerError,))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -196,3 +198,12 @@ def test_a_file_that_is_no_run_is_refused_in_words(tmp_path: Path, content: str)
     done = CliRunner().invoke(app, [str(tmp_path / "bad.json"), "--out", str(tmp_path / "out")])
     assert done.exit_code == 1
     assert "holds no run" in str(getattr(done.exception, "problem", ""))
+
+
+def test_a_file_that_is_not_there_is_two_lines_and_no_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.report", str(tmp_path / "none.json"), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    problem, remedy = done.stderr.splitlines()
+    assert problem.startswith("error: cannot read")
+    assert remedy == "give a file that `make bench` has written"
