@@ -35,9 +35,9 @@ from fedclient.fleet import Fleet
 from fedclient.packets import WORD_BYTES, encode_packet
 from fedserver.exchange import exchange
 from fedserver.gateway import Gateway
+from fedserver.mailbox import mailbox_of
 from fedserver.superlink import InternalTls, SuperLink
 from fedserver.supervise import terminated_as_exit
-from fedserver.traffic import Traffic
 from keys.provision import Consortium, paths_under
 from keys.public import node_keys, read_roster
 from keys.store import load_site
@@ -62,7 +62,7 @@ def main(grid: Grid, context: Context) -> None:
     """Asks the site for its words whenever it is its turn, for as long as the run lasts."""
     config = context.run_config
     folder, node, count = Path(str(config["folder"])), int(str(config["node"])), int(config["words"])
-    turns, traffic = Turns(Path(str(config["turns"]))), Traffic(folder / "traffic")
+    turns, mailbox = Turns(Path(str(config["turns"]))), mailbox_of(grid)
     while node not in set(grid.get_node_ids()):
         time.sleep(LOOK_S)
     round_ = 0
@@ -70,9 +70,7 @@ def main(grid: Grid, context: Context) -> None:
         round_ += 1
         turns.await_turn(round_)
         began, requests = time.monotonic(), [(SITE, Packet(b"upload"))]
-        [(_, answer)] = exchange(
-            grid, {SITE: node}, requests, "query.upload", PATIENCE_S, max_words=count, traffic=traffic
-        )
+        [(_, answer)] = exchange(mailbox, {SITE: node}, requests, "query.upload", PATIENCE_S, max_words=count)
         if not isinstance(answer, Packet) or answer.words is None or answer.words.size != count:
             raise RuntimeError(f"the site answered {answer}")
         _note(folder, round_, began)
@@ -103,10 +101,7 @@ def run_server(folder: Path, made: Consortium, port: int, words: int, turns: Pat
     internal = InternalTls(loopback.certificate, loopback.key, loopback.ca)
     with terminated_as_exit(), SuperLink(work, internal) as link:
         nodes = link.register(node_keys(read_roster(made.roster)))
-        with Gateway(
-            host=HOST, port=port, cert=made.tls.certificate, key=made.tls.key, upstream=f"https://{link.address}",
-            upstream_ca=loopback.ca, traffic=Traffic.create(folder / "traffic"),
-        ):  # fmt: skip
+        with Gateway(link.handover, host=HOST, port=port, cert=made.tls.certificate, key=made.tls.key):
             config = {"folder": str(folder), "node": str(nodes[SITE]), "words": words, "turns": str(turns)}
             run = link.start_run(server_app="benchmarks.upload:server", client_app="benchmarks.upload:client",
                                  config=config)  # fmt: skip

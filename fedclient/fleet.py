@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import httpx
@@ -25,7 +27,9 @@ from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     DeactivateNodeRequest,
     PullMessagesRequest,
+    PullMessagesResponse,
     PushMessagesRequest,
+    PushMessagesResponse,
 )
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import (
@@ -51,9 +55,10 @@ from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpI
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+from google.protobuf.message import DecodeError
 
+from fedclient.bundle import PULL, PUSH, Bundle, within_room
 from fedclient.connection import Connection, is_passing, trust
-from fedclient.packets import OBJECTS_HEADER
 from secagg.errors import Malformed
 
 HEARTBEAT_S: Final = 15.0  # the server gives a silent site up after twice this; Flower's least is 10
@@ -61,8 +66,11 @@ CALL_TIMEOUT_S: Final = 60.0
 CALL_RETRY_S: Final = 20.0  # one call, before the connection counts as lost
 TRANSFERS: Final = 4  # objects of one message in flight
 MAX_OBJECTS: Final = 4096
-MAX_ANSWER_BYTES: Final = 8 << 20  # one object: a head of 4 MiB, or a piece of 5 MiB of an Array
+MAX_ANSWER_BYTES: Final = 8 << 20  # one object (a head of 4 MiB, or a piece of 5 MiB of an Array), or a bundle
 MAX_MESSAGE_BYTES: Final = 4 << 30
+MOST_CONFIRMED: Final = 256  # messages, with one poll
+SIGNED_FOR_S: Final = 10.0  # how long a signed time stamp is used; the server takes one for 300 s
+SIGNED: Final = ("flwr-public-key", "flwr-timestamp", "flwr-signature")
 
 
 class RunOver(Exception):
@@ -75,10 +83,11 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A message as it is announced: its metadata, and the names of the objects that hold its content."""
+    """A message as it is announced: its metadata, the names of its objects, and those that came along."""
 
     announced: Message
     tree: ObjectTree
+    contents: dict[str, bytes] = field(default_factory=dict, repr=False)
 
 
 class Fleet:
@@ -89,8 +98,8 @@ class Fleet:
 
     def __init__(self, connection: Connection, stop: threading.Event) -> None:
         self._public_key, self._stop = _public_bytes(connection.node_key), stop
-        self._told = _Told()
-        self._client = _open_client(connection, self._told)
+        self._client = _open_client(connection)
+        self._bundles = True  # until the server turns out not to know them: a SuperLink without our fedserver
         self._unconfirmed: list[ConfirmMessageReceivedRequest] = []
         self._transfers = ThreadPoolExecutor(TRANSFERS, thread_name_prefix="fleet-transfer")
 
@@ -110,20 +119,43 @@ class Fleet:
         return bool(self._client.SendNodeHeartbeat(request).success)
 
     def poll(self, node_id: int) -> Delivery | None:
-        """The next message for the node, if there is one. Raises Unreadable."""
-        pulled = self._client.PullMessages(PullMessagesRequest(node=Node(node_id=node_id)))
-        if not pulled.messages_list:
-            return None
+        """The next message for the node, if there is one. Raises Unreadable.
+
+        Our server waits for one for a second, and answers as soon as there is one.
+        """
+        request = PullMessagesRequest(node=Node(node_id=node_id))
+        if self._bundles:
+            with suppress(_NoBundles):
+                return self._poll_bundle(request)
+        pulled = self._client.PullMessages(request)
+        return None if not pulled.messages_list else _delivery(pulled, [])
+
+    def _poll_bundle(self, request: PullMessagesRequest) -> Delivery | None:
+        confirmed, self._unconfirmed = self._unconfirmed[:MOST_CONFIRMED], self._unconfirmed[MOST_CONFIRMED:]
+        bundle = Bundle(request.SerializeToString(), [each.SerializeToString() for each in confirmed])
+        answer = self._send_bundle(PULL, bundle)
         try:
-            return Delivery(message_from_proto(pulled.messages_list[0]), pulled.message_object_trees[0])
-        except Exception as error:  # Flower's parser raises whatever the bytes make it raise
+            pulled = PullMessagesResponse.FromString(answer.head)
+        except DecodeError as error:
             raise Unreadable from error
+        return None if not pulled.messages_list else _delivery(pulled, answer.parts)
+
+    def _send_bundle(self, call: str, bundle: Bundle) -> Bundle:
+        """The answer to a bundle. Raises _NoBundles if the server knows none."""
+        path, name = f"/v1/fleet/{call}", f"/flwr.proto.Fleet/{call}"
+        try:
+            return self._client._unary_unary(path=path, rpc_method=name, request=bundle, response_type=Bundle)
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code not in {httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED}:
+                raise
+            self._bundles = False
+            raise _NoBundles from error
 
     def pull(self, node_id: int, delivery: Delivery) -> Message:
         """The message with its content. Raises Malformed, RunOver."""
         metadata, node = delivery.announced.metadata, Node(node_id=node_id)
         run_id, message_id = metadata.run_id, metadata.message_id
-        contents = self._fetch(node, run_id, delivery.tree)
+        contents = self._fetch(node, run_id, delivery)
         self._unconfirmed.append(ConfirmMessageReceivedRequest(node=node, run_id=run_id, message_object_id=message_id))
         _check_contents(contents)
         message = inflate_object_from_contents(message_id, contents)
@@ -133,8 +165,8 @@ class Fleet:
         return message
 
     def confirm(self) -> None:
-        """Lets the server forget what was received; done between rounds, when nobody waits."""
-        while self._unconfirmed:
+        """Lets the server forget what was received, between rounds, when nobody waits; in a bundle, a poll does."""
+        while self._unconfirmed and not self._bundles:
             with suppress(RunOver):
                 self._call(self._client.ConfirmMessageReceived, self._unconfirmed.pop())
 
@@ -155,7 +187,7 @@ class Fleet:
                 message_object_trees=[tree],
                 clientapp_runtime_list=[seconds],
             )
-            answer = self._call(self._client.PushMessages, request)
+            answer, sent = self._push_first(request, [objects[name] for name in _names(tree)])
         run_id, session_id = reply.metadata.run_id, answer.session_id
 
         def send(name: str, part: InflatableObject) -> int:
@@ -168,15 +200,26 @@ class Fleet:
 
         asked_for = set(answer.objects_to_push)
         wanted = [(name, part) for name, part in objects.items() if name in asked_for]
-        self._told.objects = len(wanted)
-        return sum(self._transfers.map(lambda pair: send(*pair), wanted))
+        return sent + sum(self._transfers.map(lambda pair: send(*pair), wanted))
 
-    def _fetch(self, node: Node, run_id: int, tree: ObjectTree) -> dict[str, bytes]:
-        """The objects of a tree by name; stops as soon as they take too much."""
-        names = list(dict.fromkeys(part.object_id for part in iterate_object_tree(tree)))
+    def _push_first(
+        self, request: PushMessagesRequest, objects: Sequence[InflatableObject]
+    ) -> tuple[PushMessagesResponse, int]:
+        """Announces the message, with as many of its objects as a bundle takes; the answer, and their bytes."""
+        if self._bundles:
+            bundle = Bundle(request.SerializeToString(), within_room(part.deflate() for part in objects))
+            with suppress(_NoBundles):
+                answer = self._call(partial(self._send_bundle, PUSH), bundle)
+                return PushMessagesResponse.FromString(answer.head), sum(map(len, bundle.parts))
+        return self._call(self._client.PushMessages, request), 0
+
+    def _fetch(self, node: Node, run_id: int, delivery: Delivery) -> dict[str, bytes]:
+        """The objects of a message by name, those that came along and the others; stops when they take too much."""
+        names = _names(delivery.tree)
         if len(names) > MAX_OBJECTS:
             raise Malformed(f"a message has at most {MAX_OBJECTS} objects")
-        counting, taken = threading.Lock(), 0
+        counting, taken = threading.Lock(), sum(map(len, delivery.contents.values()))
+        missing = [name for name in names if name not in delivery.contents]
 
         def count(size: int) -> None:
             nonlocal taken
@@ -195,7 +238,7 @@ class Fleet:
             count(len(content))
             return content
 
-        return dict(zip(names, self._transfers.map(fetch, names), strict=True))
+        return delivery.contents | dict(zip(missing, self._transfers.map(fetch, missing), strict=True))
 
     def _call(self, method: Callable[[Any], Any], request: Any, until: Callable[[Any], bool] | None = None) -> Any:
         """The call's answer, tried again over short losses. Raises httpx.HTTPError or RunOver."""
@@ -215,26 +258,39 @@ class Fleet:
             raise
 
 
-class _Told:
-    """Tells the gateway with each object how many the reply has, so that it knows when the reply is whole."""
+class _NoBundles(Exception):
+    """The server knows no bundles."""
 
-    objects = 0
+
+class _Signing(NodeAuthHttpInterceptor):
+    """Signs the time as Flower's nodes do, but not for every call: one signature is sent for SIGNED_FOR_S."""
+
+    def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
+        super().__init__(key, key.public_key())
+        self._headers: dict[str, str] = {}
+        self._signed_at = float("-inf")
 
     def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
-        """Adds the header to a call that pushes an object."""
-        if isinstance(context.message, PushObjectRequest):
-            context.request.headers[OBJECTS_HEADER] = str(self.objects)
+        """Adds the headers; makes new ones when they are old or were refused."""
+        if time.monotonic() - self._signed_at < SIGNED_FOR_S:
+            context.request.headers.update(self._headers)
+            response = call_next(context)
+        else:
+            response = super().intercept(context, partial(self._keep, call_next))
+        if response.status_code == httpx.codes.UNAUTHORIZED:
+            self._signed_at = float("-inf")
+        return response
+
+    def _keep(self, call_next: ProtobufCall, context: ProtobufRequestContext) -> httpx.Response:
+        self._headers = {name: context.request.headers[name] for name in SIGNED}
+        self._signed_at = time.monotonic()
         return call_next(context)
 
 
-def _open_client(connection: Connection, told: _Told) -> FleetHttpClient:
+def _open_client(connection: Connection) -> FleetHttpClient:
     client = FleetHttpClient(
         f"https://{connection.server}",
-        interceptors=[
-            RuntimeVersionHttpInterceptor(component_name="SuperNode"),
-            NodeAuthHttpInterceptor(connection.node_key, connection.node_key.public_key()),
-            told,
-        ],
+        interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperNode"), _Signing(connection.node_key)],
         verify=trust(connection.ca),
         timeout=CALL_TIMEOUT_S,
     )
@@ -271,6 +327,21 @@ def _bound(response: httpx.Response) -> None:
 
 def _public_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _delivery(pulled: PullMessagesResponse, parts: Sequence[bytes]) -> Delivery:
+    """The message that an answer announces. parts: the first of its objects. Raises Unreadable."""
+    try:
+        tree = pulled.message_object_trees[0]
+        contents = dict(zip(_names(tree), parts, strict=False))
+        return Delivery(message_from_proto(pulled.messages_list[0]), tree, contents)
+    except Exception as error:  # Flower's parser raises whatever the bytes make it raise
+        raise Unreadable from error
+
+
+def _names(tree: ObjectTree) -> list[str]:
+    """Each object of the tree once, children first."""
+    return list(dict.fromkeys(part.object_id for part in iterate_object_tree(tree)))
 
 
 def _check_contents(contents: dict[str, bytes]) -> None:

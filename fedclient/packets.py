@@ -26,7 +26,6 @@ DTYPE: Final = "uint64"
 HEAD: Final = "secagg"
 WORDS: Final = "words"
 REFUSAL: Final = "refusal"
-OBJECTS_HEADER: Final = "secagg-objects"  # of an HTTP call that pushes an object: how many its reply has
 
 REFUSAL_CODES: Final = frozenset(
     {

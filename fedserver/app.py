@@ -17,7 +17,6 @@ from fedserver.journal import Journal
 from fedserver.link import FlowerLink
 from fedserver.output import save_adapter
 from fedserver.plan import Plan, ServerError
-from fedserver.traffic import Traffic
 from keys.console import notice
 from keys.public import KeyFileError, read_roster, require_roster
 from keys.server import load_server
@@ -82,13 +81,12 @@ def _run(plan: Plan, grid: Grid, journal: Journal) -> None:
     now = int(time.time())
     roster = read_roster(Path(plan.roster))
     require_roster(roster, roster.root_key, now)
-    traffic = Traffic(Path(plan.traffic)) if plan.traffic else None
     out = Path(plan.out)
     federation = Federation(
         plan,
         roster,
         load_server(Path(plan.keys)).keys,
-        FlowerLink(grid, roster, traffic),
+        FlowerLink(grid, roster),
         journal,
         Checkpoint(out / STATE),
         lambda: int(time.time()),

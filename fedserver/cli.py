@@ -140,7 +140,7 @@ def fedserver(
         colluders=colluders, dropouts=dropouts, bits=bits, weight_cap=weight_cap,
         examples_per_weight=examples_per_weight, rotate=rotate, clip_norm=clip_norm, first_range=first_range,
         join_timeout=join_timeout, load_timeout=load_timeout, train_timeout=train_timeout, phase_timeout=phase_timeout,
-        keep_vectors=keep_vectors, listen=listen or DEFAULT_LISTEN, traffic=str(out / "run" / "traffic"),
+        keep_vectors=keep_vectors, listen=listen or DEFAULT_LISTEN,
         lora=LoraSettings(rank, alpha, target_modules, dropout),
         training=TrainingSettings(
             learning_rate, learning_rate_decay, local_epochs, local_steps, batch_size, sequence_length, max_blocks, seed

@@ -147,7 +147,6 @@ def _plan(out: Path, scheme: str, training: TrainingSettings, rounds: int) -> Pl
         roster=str(consortium / "roster.json"), keys=str(consortium / "server"), out=str(out), scheme=scheme,
         shared_key=shared_key_of(consortium, scheme),
         model=EMBEDDED, rounds=rounds, lora=LORA, training=training, join_timeout=120.0, phase_timeout=60.0,
-        traffic=str(out / "run" / "traffic"),
     )  # fmt: skip
 
 

@@ -1,6 +1,9 @@
-"""Flower's SuperLink with less work per request: its console script, with some middleware run without tasks.
+"""Flower's SuperLink as fedserver runs it: its console script, with two listeners and less work per request.
 
-    python -P lean.py OPTIONS OF flower-superlink
+    python -P lean.py DESCRIPTOR OPTIONS OF flower-superlink
+
+Flower's app is served on loopback, as the options say. DESCRIPTOR is a Unix socket; by it fedserver hands over
+the public one, on which the same app is served behind the gateway (gateway.py). Both go through bundles.py.
 
 Flower passes each request through ten of Starlette's BaseHTTPMiddleware, and each starts tasks and a memory
 stream so that an answer may be streamed: that takes most of the SuperLink's time. The calls of a round have one
@@ -13,16 +16,26 @@ imported. What is there at the first request is not looked at again.
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import socket
 import sys
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import entry_points
 from typing import Any, Final
 
+import uvicorn
+from fastapi import FastAPI
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
+from fedserver.bundles import Bundles
+from fedserver.gateway import FAILED, STARTED, FleetOnly, public_config
+
+LOOK_S: Final = 0.01
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -94,11 +107,70 @@ def install() -> None:
     BaseHTTPMiddleware.__call__ = at_first  # type: ignore[method-assign]
 
 
+def serve(control: socket.socket, app: FastAPI, **settings: Any) -> None:
+    """Stands for `uvicorn.run`, which the console script ends with: serves until a signal comes."""
+    known = ("host", "port", "log_config", "ssl_keyfile", "ssl_certfile")
+    whole = Bundles(app)
+    config = uvicorn.Config(whole, access_log=False, **{name: settings[name] for name in known})
+
+    async def run() -> None:
+        public = asyncio.create_task(_serve_public(control, FleetOnly(whole)))
+        await uvicorn.Server(config).serve()
+        public.cancel()
+        await asyncio.gather(public, return_exceptions=True)
+
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(run())
+
+
+class PublicServer(uvicorn.Server):
+    """A second server of the process: the first one has the signals."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Captures none."""
+        yield
+
+
+async def _serve_public(control: socket.socket, app: FleetOnly) -> None:
+    """Serves each listener that fedserver hands over, until it says that it is enough of it."""
+    while True:
+        await _readable(control)
+        files, descriptors, *_ = socket.recv_fds(control, 1 << 16, 1)
+        if not descriptors:
+            return  # fedserver has closed its end
+        listener = socket.socket(fileno=descriptors[0])
+        server = PublicServer(public_config(app, *files.decode().split("\0")))
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            while not (server.started or serving.done()):
+                await asyncio.sleep(LOOK_S)
+            control.sendall(STARTED if server.started else FAILED)
+            await _readable(control)
+            control.recv(1)
+        finally:
+            server.should_exit = True
+            await asyncio.gather(serving, return_exceptions=True)
+            listener.close()
+        control.sendall(STARTED)
+
+
+async def _readable(control: socket.socket) -> None:
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(control, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(control)
+
+
 def main() -> None:
     """Runs the console script."""
+    control = socket.socket(fileno=int(sys.argv.pop(1)))
     [script] = entry_points(group="console_scripts", name="flower-superlink")
     superlink = script.load()
     install()
+    uvicorn.run = partial(serve, control)
     sys.argv[0] = "flower-superlink"
     sys.exit(superlink())
 

@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 
 from fedclient.packets import SharedArrays, SiteRefusal, encode_packets
 from fedserver.exchange import exchange
-from fedserver.traffic import Traffic
+from fedserver.mailbox import mailbox_of
 from secagg.enrol import Hello, Here, require_from
 from secagg.errors import SecAggError
 from secagg.identity import Roster
@@ -43,10 +43,9 @@ class FlowerLink:
         self,
         grid: Grid,
         roster: Roster,
-        traffic: Traffic | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._grid, self._roster, self._traffic, self._clock = grid, roster, traffic, clock
+        self._grid, self._mailbox, self._roster, self._clock = grid, mailbox_of(grid), roster, clock
         self._nodes: dict[str, int] = {}
         self._mute: dict[int, tuple[float, float]] = {}  # node -> when to ask it again, the pause after that
 
@@ -76,9 +75,8 @@ class FlowerLink:
         named = {str(node): node for node in nodes}
         timeout_s = HELLO_S if self._nodes else FIRST_HELLO_S
         answers = exchange(
-            self._grid, named, [(name, request) for name in named], "query.hello", timeout_s,
-            max_words=0, traffic=self._traffic,
-        )  # fmt: skip
+            self._mailbox, named, [(name, request) for name in named], "query.hello", timeout_s, max_words=0
+        )
         for name, answer in answers:
             if isinstance(answer, SiteRefusal):
                 continue
@@ -99,12 +97,4 @@ class FlowerLink:
         for site in requests.keys() - reachable.keys():
             yield site, SiteRefusal("gone")
         contents = ((site, encode_packets(packets, shared)) for site, packets in reachable.items())
-        yield from exchange(
-            self._grid,
-            self._nodes,
-            contents,
-            f"query.{kind}",
-            timeout_s,
-            max_words=max_words,
-            traffic=self._traffic,
-        )
+        yield from exchange(self._mailbox, self._nodes, contents, f"query.{kind}", timeout_s, max_words=max_words)

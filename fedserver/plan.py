@@ -60,7 +60,6 @@ class Plan:
     attempts: int = 3
     keep_vectors: int = -1  # of how many rounds masked vectors stay on disk; -1 = of all
     listen: str = "127.0.0.1:8443"
-    traffic: str = ""
 
     def __post_init__(self) -> None:
         """Raises ServerError for a number that no session can have."""

@@ -114,6 +114,7 @@ class SuperLink:
         self._env = _environment(self.work, pythonpath)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._control: Control | None = None
+        self.handover, self._childs_end = socket.socketpair()  # by which the gateway's listener is handed over
 
     @property
     def address(self) -> str:
@@ -123,7 +124,8 @@ class SuperLink:
     def __enter__(self) -> Self:
         try:
             self._prepare()
-            self._start("superlink", self._superlink_command())
+            self._start("superlink", self._superlink_command(), self._childs_end.fileno())
+            self._childs_end.close()
             control = Control(self._bound(), self._env, self._log("control"))
             self._processes["control"], self._control = control.process, control
             self._await_health()
@@ -199,6 +201,8 @@ class SuperLink:
             _signal_group(process, signal.SIGKILL)  # the group: what a SuperExec started goes with it
             process.wait()
         self._processes.clear()
+        self.handover.close()
+        self._childs_end.close()
 
     def _prepare(self) -> None:
         self.work.mkdir(parents=True, exist_ok=True)
@@ -223,7 +227,8 @@ class SuperLink:
 
     def _superlink_command(self) -> list[str]:
         tls = self._tls
-        command = [sys.executable, "-P", str(LEAN), "--host", HOST, "--port", str(self._port)]
+        command = [sys.executable, "-P", str(LEAN), str(self._childs_end.fileno())]
+        command += ["--host", HOST, "--port", str(self._port)]
         command += ["--ssl-certfile", str(tls.cert), "--ssl-keyfile", str(tls.key)]
         command += ["--ssl-ca-certfile", str(tls.ca), "--enable-supernode-auth", "--isolation", "process"]
         command += ["--superexec-auth-secret-file", str(self._secret)]
@@ -234,7 +239,7 @@ class SuperLink:
         command += ["--root-certificates", str(self._tls.ca), "--parent-pid", str(os.getpid())]
         return [*command, "--superexec-auth-secret-file", str(self._secret)]
 
-    def _start(self, name: str, command: Sequence[str]) -> None:
+    def _start(self, name: str, command: Sequence[str], *inherited: int) -> None:
         with self._log(name).open("ab") as log:
             self._processes[name] = subprocess.Popen(
                 [*self._bound(), *command],
@@ -243,6 +248,7 @@ class SuperLink:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                pass_fds=inherited,
             )
 
     def _await_health(self) -> None:

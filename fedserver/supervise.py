@@ -16,7 +16,6 @@ from fedserver.gateway import Gateway
 from fedserver.journal import read_events
 from fedserver.plan import Plan, ServerError
 from fedserver.superlink import InternalTls, SuperLink
-from fedserver.traffic import Traffic
 from keys.public import node_keys, read_roster, require_roster
 from keys.server import TLS_FOLDER, TlsPaths, load_tls
 from keys.tls import issue_tls
@@ -75,17 +74,7 @@ def supervise(
     with terminated_as_exit(), ExitStack() as stack:
         link = stack.enter_context(SuperLink(work, internal))
         link.register(node_keys(roster))  # before anybody can connect: a site that comes first would be refused
-        gateway = stack.enter_context(
-            Gateway(
-                host=host,
-                port=port,
-                cert=tls.certificate,
-                key=tls.key,
-                upstream=f"https://{link.address}",
-                upstream_ca=internal.ca,
-                traffic=Traffic.create(Path(plan.traffic)),
-            )
-        )
+        gateway = stack.enter_context(Gateway(link.handover, host=host, port=port, cert=tls.certificate, key=tls.key))
         on_listening(gateway.port)
         run = link.start_run(server_app=SERVER_APP, client_app=CLIENT_APP, config={PLAN: str(out / PLAN_FILE)})
         _follow(link, run, out / EVENTS, start, on_event, check)

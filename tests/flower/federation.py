@@ -18,7 +18,6 @@ from fedclient.agent import serve
 from fedclient.connection import Connection, Event
 from fedserver.gateway import Gateway
 from fedserver.superlink import InternalTls, RunStatus, SuperLink
-from fedserver.traffic import Traffic
 from tests.flower import pki
 from tests.flower.toy_client import app
 
@@ -50,13 +49,7 @@ class Federation:
         with SuperLink(self.folder / "link", tls, pythonpath=[ROOT]) as link:
             self.nodes = link.register({site: pki.public_der(key) for site, key in self.keys.items()})
             with Gateway(
-                host="127.0.0.1",
-                port=self.port,
-                cert=self.pki.cert,
-                key=self.pki.key,
-                upstream=f"https://{link.address}",
-                upstream_ca=self.pki.ca,
-                traffic=Traffic.create(self.folder / "traffic"),
+                link.handover, host="127.0.0.1", port=self.port, cert=self.pki.cert, key=self.pki.key
             ) as gateway:
                 self.port = gateway.port
                 yield link
@@ -118,7 +111,6 @@ class Federation:
             "words": 0,
             "timeout": 20.0,
             "out": str(self.folder / f"run-{self.runs}.json"),
-            "traffic": str(self.folder / "traffic"),
             "crash": False,
         }
         apps = {"server_app": "tests.flower.toy_server:app", "client_app": "tests.flower.toy_client:app"}

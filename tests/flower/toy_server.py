@@ -13,7 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedclient.packets import SiteRefusal
 from fedserver.exchange import exchange
-from fedserver.traffic import Traffic
+from fedserver.mailbox import mailbox_of
 from secagg.session import Packet
 from tests.flower.toy_client import own_number
 
@@ -25,15 +25,13 @@ def main(grid: Grid, context: Context) -> None:
     config = context.run_config
     nodes = {site: int(node) for site, node in json.loads(str(config["nodes"])).items()}
     words = np.arange(int(config["words"]), dtype=np.uint64) if config["words"] else None
-    traffic = Traffic(Path(str(config["traffic"]))) if config["traffic"] else None
+    mailbox = mailbox_of(grid)
     report: list[dict[str, object]] = []
     for step, kind in enumerate(str(config["types"]).split()):
         head = f"step {step}"
         requests = [(site, Packet(head.encode(), words)) for site in nodes]
         started, answers = time.monotonic(), {}
-        for site, answer in exchange(
-            grid, nodes, requests, kind, float(config["timeout"]), max_words=1 << 27, traffic=traffic
-        ):
+        for site, answer in exchange(mailbox, nodes, requests, kind, float(config["timeout"]), max_words=1 << 27):
             answers[site] = answer.code if isinstance(answer, SiteRefusal) else _check(answer, head, words, site)
         report.append({"type": kind, "seconds": time.monotonic() - started, "answers": answers})
         _write(Path(str(config["out"])), report)

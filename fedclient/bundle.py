@@ -1,0 +1,70 @@
+"""A call of Flower's and the objects that go with it, in one HTTP body (spec section 17.3).
+
+Flower sends a message as a tree of objects, each by a call of its own. What a round sends is small, and its calls
+take longer than its bytes: so the same calls, with Flower's own protobuf messages, may also be made as one.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Final
+
+from google.protobuf.message import DecodeError
+
+PUSH: Final = "push-bundle"
+PULL: Final = "pull-bundle"
+ROOM_BYTES: Final = 7 << 20  # of objects in one bundle: one piece of an Array and what is around it
+MAX_PARTS: Final = 1 << 16
+LENGTH: Final = struct.Struct(">I")
+
+
+@dataclass(slots=True)
+class Bundle:
+    """head: Flower's request or answer, encoded. parts: what goes with it, in the order that the call says.
+
+    It has the methods by which Flower's clients write a request and read an answer.
+    """
+
+    head: bytes = b""
+    parts: list[bytes] = field(default_factory=list)
+
+    def SerializeToString(self, deterministic: bool = True) -> bytes:  # noqa: N802 - protobuf's name
+        """Each part, the head first, behind its length."""
+        pieces = [self.head, *self.parts]
+        return b"".join(chain.from_iterable((LENGTH.pack(len(piece)), piece) for piece in pieces))
+
+    def ParseFromString(self, body: bytes) -> None:  # noqa: N802
+        """Reads a body. Raises DecodeError."""
+        pieces = list(_pieces(body))
+        if not pieces:
+            raise DecodeError("a bundle without a head")
+        self.head, *self.parts = pieces
+
+
+def within_room(contents: Iterable[bytes | None]) -> list[bytes]:
+    """As many of the first contents as one bundle takes, up to one that is not there."""
+    taken, room = list[bytes](), ROOM_BYTES
+    for content in contents:
+        if not content or len(content) > room:
+            break
+        taken.append(content)
+        room -= len(content)
+    return taken
+
+
+def _pieces(body: bytes) -> Iterator[bytes]:
+    start = 0
+    for _ in range(MAX_PARTS + 1):
+        if start == len(body):
+            return
+        if start + LENGTH.size > len(body):
+            break
+        end = start + LENGTH.size + LENGTH.unpack_from(body, start)[0]
+        if end > len(body):
+            break
+        yield body[start + LENGTH.size : end]
+        start = end
+    raise DecodeError("a bundle that is cut off, or has too many parts")

@@ -1,0 +1,330 @@
+"""Calls with their objects in one HTTP body, at the SuperLink: an ASGI app in front of Flower's own (spec 17.3).
+
+Each does with Flower's own handlers, state and checks of who calls what its ordinary calls would do one after the
+other, and a pull waits for what it asks for. Every other request goes on to Flower's app as it came.
+
+With fedserver/mailbox.py and fedclient/fleet.py the only module that touches Flower's private interface;
+tests/flower/test_private_api.py pins what it uses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, MutableMapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from threading import Lock
+from typing import Any, Final
+
+from fastapi import FastAPI, HTTPException
+from flwr.app import Message
+from flwr.proto.fleet_pb2 import PullMessagesRequest, PushMessagesRequest
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree, PushObjectRequest
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PushAppMessagesRequest
+from flwr.server.superlink.linkstate import LinkState
+from flwr.supercore.constant import TASK_TOKEN_HEADER
+from flwr.supercore.dependencies.task import authenticate_task
+from flwr.supercore.error import FlowerError, http_error_translator
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
+from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
+from flwr.superlink.routers.fleet import node_auth
+from flwr.superlink.servicer.fleet import fleet_handlers
+from flwr.superlink.servicer.runtime import runtime_handlers
+from google.protobuf.message import DecodeError
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from fedclient.bundle import PULL, PUSH, Bundle, within_room
+
+HOLD_S: Final = 1.0  # how long a pull waits
+GATHER_S: Final = 0.002  # for replies that come together
+LARGE_BYTES: Final = 1 << 16  # a body whose hashing would hold the other calls up: worked on in a thread
+SIGNATURES: Final = 4096  # whose check is remembered
+MEDIA_TYPE: Final = "application/octet-stream"
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class Bundles:
+    """The ASGI app, in front of the SuperLink's."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+        self._state: LinkState = app.state.linkstate_factory.state()
+        self._bell = Bell(self._state)
+        self._calls: dict[str, Callable[[Request], Awaitable[Response]]] = {
+            f"/v1/fleet/{PUSH}": self._push_reply,
+            f"/v1/fleet/{PULL}": self._pull_request,
+            "/v1/fleet/push-object": self._push_object,
+            f"/v1/runtime/{PUSH}": self._push_requests,
+            f"/v1/runtime/{PULL}": self._pull_replies,
+        }
+        node_auth.bytes_to_public_key, node_auth.verify_signature = bytes, _is_signed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one HTTP request."""
+        call = self._calls.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        if call is None:
+            await self._app(scope, receive, send)
+            return
+        request = Request({**scope, "app": self._app}, receive)
+        try:
+            response = await http_error_translator(request, call)
+        except ClientDisconnect:
+            return
+        await response(scope, receive, send)
+
+    # a site's calls
+
+    async def _push_reply(self, request: Request) -> Response:
+        """A reply and the first of its objects; the answer asks for those that are still missing."""
+        bundle = await _bundle(request)
+        push = _parsed(PushMessagesRequest, bundle.head)
+        self._authenticate(request, push)
+
+        def store() -> Bundle:
+            answer = fleet_handlers.push_messages(push, self._state)
+            run_id = push.messages_list[0].metadata.run_id
+            objects = zip(_names(push.message_object_trees), bundle.parts, strict=False)
+            stored = set(self._store(run_id, answer.session_id, answer.objects_to_push, objects))
+            missing = [name for name in answer.objects_to_push if name not in stored]
+            answer.ClearField("objects_to_push")
+            answer.objects_to_push.extend(missing)
+            return Bundle(answer.SerializeToString())
+
+        return _answer(await _worked_on(bundle, store))
+
+    async def _push_object(self, request: Request) -> Response:
+        """Flower's own call, without what its app does around the handler."""
+        push = _parsed(PushObjectRequest, await request.body())
+        self._authenticate(request, push)
+        answer = await run_in_threadpool(fleet_handlers.push_object, push, self._state)
+        return Response(answer.SerializeToString(), media_type=PROTOBUF_MEDIA_TYPE)
+
+    async def _pull_request(self, request: Request) -> Response:
+        """The next request for a node, once there is one, with its first objects. parts: what the node has received."""
+        bundle = await _bundle(request)
+        pull = _parsed(PullMessagesRequest, bundle.head)
+        self._authenticate(request, pull)
+        for part in bundle.parts:
+            self._confirm(_parsed(ConfirmMessageReceivedRequest, part))
+        node = pull.node.node_id
+        answer = fleet_handlers.pull_messages(pull, self._state, self._state.object_store)
+        if not answer.messages_list:
+            await self._bell.wait(node, request.receive)
+            answer = fleet_handlers.pull_messages(pull, self._state, self._state.object_store)
+        return _answer(Bundle(answer.SerializeToString(), self._objects(answer)))
+
+    def _confirm(self, confirmation: ConfirmMessageReceivedRequest) -> None:
+        with suppress(FlowerError):  # of a run that is over: its objects are gone
+            fleet_handlers.confirm_message_received(confirmation, self._state, self._state.object_store)
+
+    # the ServerApp's calls
+
+    async def _push_requests(self, request: Request) -> Response:
+        """Requests and the first of their objects; the answer asks for those that are still missing."""
+        bundle = await _bundle(request)
+        push = _parsed(PushAppMessagesRequest, bundle.head)
+        task = authenticate_task(request, request.headers.get(TASK_TOKEN_HEADER), self._state)
+
+        def store() -> Bundle:
+            answer = runtime_handlers.push_messages(push, self._state, task)
+            objects = zip(_names(push.message_object_trees), bundle.parts, strict=False)
+            stored = set(self._store(task.run_id, answer.session_id, answer.objects_to_push, objects))
+            missing = [name for name in answer.objects_to_push if name not in stored]
+            answer.ClearField("objects_to_push")
+            answer.objects_to_push.extend(missing)
+            return Bundle(answer.SerializeToString())
+
+        return _answer(await _worked_on(bundle, store))
+
+    async def _pull_replies(self, request: Request) -> Response:
+        """The replies that are whole, once there is one, with their first objects; if with all, they are confirmed."""
+        bundle = await _bundle(request)
+        pull = _parsed(PullAppMessagesRequest, bundle.head)
+        task = authenticate_task(request, request.headers.get(TASK_TOKEN_HEADER), self._state)
+
+        def look() -> Any:
+            with self._bell.lock:
+                whole = self._bell.without_incomplete(pull.message_ids)
+                return runtime_handlers.pull_messages(PullAppMessagesRequest(message_ids=whole), self._state, task)
+
+        answer = look()
+        if pull.message_ids and not answer.messages_list:
+            await self._bell.wait(("run", task.run_id), request.receive)
+            await asyncio.sleep(GATHER_S)
+            answer = look()
+        parts = self._objects(answer)
+        if len(parts) == len(_names(answer.message_object_trees)):
+            for message in answer.messages_list:
+                self._state.object_store.delete(message.metadata.message_id)
+        return _answer(Bundle(answer.SerializeToString(), parts))
+
+    # both
+
+    def _authenticate(self, request: Request, message: Any) -> None:
+        """Raises HTTPException unless the node that the message names has signed the time."""
+        request.state.protobuf_request = message
+        node_auth.authenticate_node(request)
+
+    def _store(
+        self, run_id: int, session_id: str, wanted: Sequence[str], objects: Iterable[tuple[str, bytes]]
+    ) -> Iterator[str]:
+        """Stores the objects that are wanted, and gives their names."""
+        for name, content in objects:
+            if name in wanted and self._state.store_object(run_id, session_id, name, content):
+                self._state.store_traffic(run_id, bytes_sent=0, bytes_recv=len(content))
+                yield name
+
+    def _objects(self, answer: Any) -> list[bytes]:
+        """The first objects of the messages in an answer, as far as they are there."""
+        if not answer.messages_list:
+            return []
+        run_id = answer.messages_list[0].metadata.run_id
+        return within_room(self._state.get_object(run_id, name) for name in _names(answer.message_object_trees))
+
+
+class Bell:
+    """Wakes who waits for a message: its node if it is a request, its run's ServerApp if it is a reply.
+
+    It rings when all objects of a message are there. It listens at the SuperLink's state, so it hears of what came by
+    ordinary calls too.
+    """
+
+    def __init__(self, state: LinkState) -> None:
+        self.lock = Lock()  # held while a message is stored, and by who asks what is incomplete
+        self._store_message, self._store_object = state.store_message_and_object_tree, state.store_object
+        self._incomplete: dict[str, _Incomplete] = {}  # by the message's id
+        self._lacking: dict[str, set[str]] = defaultdict(set)  # by object: the messages that lack it
+        self._replies: dict[str, str] = {}  # by request: its incomplete reply
+        self._waiting: dict[Hashable, set[asyncio.Future[None]]] = defaultdict(set)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        state.store_message_and_object_tree = self._on_message  # type: ignore[method-assign]
+        state.store_object = self._on_object  # type: ignore[method-assign]
+
+    async def wait(self, key: Hashable, receive: Receive) -> None:
+        """Returns when `key` is rung, after HOLD_S at the latest. Raises ClientDisconnect if the caller has left."""
+        self._loop = asyncio.get_running_loop()
+        rung = self._loop.create_future()
+        left = asyncio.ensure_future(receive())
+        self._waiting[key].add(rung)
+        try:
+            await asyncio.wait({rung, left}, timeout=HOLD_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._waiting[key].discard(rung)
+            if not self._waiting[key]:
+                del self._waiting[key]
+            rung.cancel()
+            is_gone = left.done()
+            left.cancel()
+        if is_gone:
+            raise ClientDisconnect
+
+    def without_incomplete(self, requests: Iterable[str]) -> list[str]:
+        """The requests whose reply has not come at all, or has come whole."""
+        return [name for name in requests if name not in self._replies]
+
+    def _on_message(self, message: Message, object_tree: ObjectTree, session_id: str) -> tuple[bool, list[str]]:
+        metadata = message.metadata
+        request = metadata.reply_to_message_id
+        key = ("run", metadata.run_id) if request else metadata.dst_node_id
+        with self.lock:
+            stored, missing = self._store_message(message, object_tree, session_id)
+            if stored and missing:
+                self._forget_expired()
+                until = time.time() + metadata.ttl
+                self._incomplete[metadata.message_id] = _Incomplete(set(missing), key, request, until)
+                for name in missing:
+                    self._lacking[name].add(metadata.message_id)
+                if request:
+                    self._replies[request] = metadata.message_id
+        if stored and not missing:
+            self._ring(key)
+        return stored, missing
+
+    def _on_object(self, run_id: int, session_id: str, object_id: str, object_content: bytes) -> bool:
+        stored = self._store_object(run_id, session_id, object_id, object_content)
+        whole = list[_Incomplete]()
+        if stored:
+            with self.lock:
+                for name in self._lacking.pop(object_id, ()):
+                    self._incomplete[name].lacks.discard(object_id)
+                    if not self._incomplete[name].lacks:
+                        whole.append(self._incomplete.pop(name))
+                        self._replies.pop(whole[-1].request, None)
+        for key in {each.key for each in whole}:
+            self._ring(key)
+        return stored
+
+    def _forget_expired(self) -> None:
+        """Forgets messages whose upload was given up."""
+        now = time.time()
+        for name in [name for name, each in self._incomplete.items() if each.until < now]:
+            given_up = self._incomplete.pop(name)
+            self._replies.pop(given_up.request, None)
+            for lacked in given_up.lacks:
+                self._lacking[lacked].discard(name)
+                if not self._lacking[lacked]:
+                    del self._lacking[lacked]
+
+    def _ring(self, key: Hashable) -> None:
+        """In any thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._wake, key)
+
+    def _wake(self, key: Hashable) -> None:
+        for waiting in self._waiting.get(key, ()):
+            if not waiting.done():
+                waiting.set_result(None)
+
+
+@dataclass(slots=True)
+class _Incomplete:
+    """A message whose upload is under way. key: what to ring then. request: that it replies to, if it does."""
+
+    lacks: set[str]
+    key: Hashable
+    request: str
+    until: float  # of time.time(); then nobody wants it
+
+
+@lru_cache(SIGNATURES)
+def _is_signed(public_key: bytes, message: bytes, signature: bytes) -> bool:
+    """Flower's check of a signature, not made twice: a node may send one signed time with several calls."""
+    return bool(verify_signature(bytes_to_public_key(public_key), message, signature))
+
+
+def _names(trees: Iterable[ObjectTree]) -> list[str]:
+    """Each object once, children first, a tree after the other."""
+    return list(dict.fromkeys(part.object_id for tree in trees for part in iterate_object_tree(tree)))
+
+
+async def _bundle(request: Request) -> Bundle:
+    return _parsed(Bundle, await request.body())
+
+
+def _parsed(kind: Callable[[], Any], body: bytes) -> Any:
+    """Raises HTTPException for what is none."""
+    message = kind()
+    try:
+        message.ParseFromString(body)
+    except DecodeError as error:
+        raise HTTPException(400, "not a message") from error
+    return message
+
+
+async def _worked_on(bundle: Bundle, work: Callable[[], Bundle]) -> Bundle:
+    if sum(map(len, bundle.parts)) > LARGE_BYTES:
+        return await run_in_threadpool(work)
+    return work()
+
+
+def _answer(bundle: Bundle) -> Response:
+    return Response(bundle.SerializeToString(), media_type=MEDIA_TYPE)
