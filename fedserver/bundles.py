@@ -44,7 +44,8 @@ from fedclient.bundle import OBJECTS, PULL, PUSH, Bundle, within_room
 from fedclient.line import MEDIA_TYPE
 
 HOLD_S: Final = 1.0  # how long a pull waits
-GATHER_S: Final = 0.002  # for replies that come together
+GATHER_S: Final = 0.004  # for replies that come together
+MOST_WHOLE: Final = 1 << 14
 LARGE_BYTES: Final = 1 << 16  # a body whose hashing would hold the other calls up: worked on in a thread
 SIGNATURES: Final = 4096  # whose check is remembered
 
@@ -120,7 +121,7 @@ class Bundles:
         node = pull.node.node_id
         answer = fleet_handlers.pull_messages(pull, self._state, self._state.object_store)
         if not answer.messages_list:
-            await self._bell.wait(node, request.receive)
+            await self._bell.wait(node, request.receive, HOLD_S)
             answer = fleet_handlers.pull_messages(pull, self._state, self._state.object_store)
         return _answer(Bundle(answer.SerializeToString(), self._objects(answer)))
 
@@ -156,12 +157,16 @@ class Bundles:
         def look() -> Any:
             with self._bell.lock:
                 whole = self._bell.without_incomplete(pull.message_ids)
-                return runtime_handlers.pull_messages(PullAppMessagesRequest(message_ids=whole), self._state, task)
+                found = runtime_handlers.pull_messages(PullAppMessagesRequest(message_ids=whole), self._state, task)
+                self._bell.forget(message.metadata.reply_to_message_id for message in found.messages_list)
+                return found
 
         answer = look()
         if pull.message_ids and not answer.messages_list:
-            await self._bell.wait(("run", task.run_id), request.receive)
-            await asyncio.sleep(GATHER_S)
+            key = ("run", task.run_id)
+            await self._bell.wait(key, request.receive, HOLD_S)
+            if not self._bell.has_all(pull.message_ids):
+                await self._bell.wait(key, request.receive, GATHER_S)
             answer = look()
         parts = self._objects(answer)
         if len(parts) == len(_names(answer.message_object_trees)):
@@ -213,19 +218,20 @@ class Bell:
         self._incomplete: dict[str, _Incomplete] = {}  # by the message's id
         self._lacking: dict[str, set[str]] = defaultdict(set)  # by object: the messages that lack it
         self._replies: dict[str, str] = {}  # by request: its incomplete reply
+        self._whole: set[str] = set()  # requests whose reply is whole and waits to be pulled
         self._waiting: dict[Hashable, set[asyncio.Future[None]]] = defaultdict(set)
         self._loop: asyncio.AbstractEventLoop | None = None
         state.store_message_and_object_tree = self._on_message  # type: ignore[method-assign]
         state.store_object = self._on_object  # type: ignore[method-assign]
 
-    async def wait(self, key: Hashable, receive: Receive) -> None:
-        """Returns when `key` is rung, after HOLD_S at the latest. Raises ClientDisconnect if the caller has left."""
+    async def wait(self, key: Hashable, receive: Receive, most_s: float) -> None:
+        """Returns when `key` is rung, after `most_s` at the latest. Raises ClientDisconnect if the caller has left."""
         self._loop = asyncio.get_running_loop()
         rung = self._loop.create_future()
         left = asyncio.ensure_future(receive())
         self._waiting[key].add(rung)
         try:
-            await asyncio.wait({rung, left}, timeout=HOLD_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({rung, left}, timeout=most_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._waiting[key].discard(rung)
             if not self._waiting[key]:
@@ -239,6 +245,14 @@ class Bell:
     def without_incomplete(self, requests: Iterable[str]) -> list[str]:
         """The requests whose reply has not come at all, or has come whole."""
         return [name for name in requests if name not in self._replies]
+
+    def has_all(self, requests: Iterable[str]) -> bool:
+        """Whether every request has a whole reply that waits."""
+        return self._whole.issuperset(requests)
+
+    def forget(self, requests: Iterable[str]) -> None:
+        """Their replies were pulled."""
+        self._whole.difference_update(requests)
 
     def _on_message(self, message: Message, object_tree: ObjectTree, session_id: str) -> tuple[bool, list[str]]:
         metadata = message.metadata
@@ -254,6 +268,8 @@ class Bell:
                     self._lacking[name].add(metadata.message_id)
                 if request:
                     self._replies[request] = metadata.message_id
+            elif stored and request:
+                self._keep_whole(request)
         if stored and not missing:
             self._ring(key)
         return stored, missing
@@ -267,10 +283,16 @@ class Bell:
                     self._incomplete[name].lacks.discard(object_id)
                     if not self._incomplete[name].lacks:
                         whole.append(self._incomplete.pop(name))
-                        self._replies.pop(whole[-1].request, None)
+                        if self._replies.pop(whole[-1].request, None) is not None:
+                            self._keep_whole(whole[-1].request)
         for key in {each.key for each in whole}:
             self._ring(key)
         return stored
+
+    def _keep_whole(self, request: str) -> None:
+        if len(self._whole) >= MOST_WHOLE:  # of exchanges that ended without them; a pull that misses one is as fast
+            self._whole.clear()
+        self._whole.add(request)
 
     def _forget_expired(self) -> None:
         """Forgets messages whose upload was given up."""
