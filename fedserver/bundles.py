@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import takewhile
 from threading import Lock
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from fastapi import FastAPI, HTTPException
 from flwr.app import Message
-from flwr.proto.fleet_pb2 import PullMessagesRequest, PushMessagesRequest
+from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse, PushMessagesRequest
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree, PushObjectRequest
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PushAppMessagesRequest
 from flwr.server.superlink.linkstate import LinkState
@@ -119,11 +119,21 @@ class Bundles:
         for part in bundle.parts:
             self._confirm(_parsed(ConfirmMessageReceivedRequest, part))
         node = pull.node.node_id
-        answer = fleet_handlers.pull_messages(pull, self._state, self._state.object_store)
+        answer = self._next_request(pull)
         if not answer.messages_list:
             await self._bell.wait(node, request.receive, HOLD_S)
-            answer = fleet_handlers.pull_messages(pull, self._state, self._state.object_store)
+            answer = self._next_request(pull)
         return _answer(Bundle(answer.SerializeToString(), self._objects(answer)))
+
+    def _next_request(self, pull: PullMessagesRequest) -> PullMessagesResponse:
+        """Flower's answer; an empty one, without its search through all messages, if none has come for the node."""
+        node, requests = pull.node.node_id, self._bell.requests
+        with self._bell.lock:
+            if not requests[node]:
+                return PullMessagesResponse()
+            answer = fleet_handlers.pull_messages(pull, self._state, self._state.object_store)
+            requests[node] = requests[node] - 1 if answer.messages_list else 0
+        return answer
 
     def _confirm(self, confirmation: ConfirmMessageReceivedRequest) -> None:
         with suppress(FlowerError):  # of a run that is over: its objects are gone
@@ -219,6 +229,7 @@ class Bell:
         self._lacking: dict[str, set[str]] = defaultdict(set)  # by object: the messages that lack it
         self._replies: dict[str, str] = {}  # by request: its incomplete reply
         self._whole: set[str] = set()  # requests whose reply is whole and waits to be pulled
+        self.requests: Counter[int] = Counter()  # by node: the most that can be there whole for it
         self._waiting: dict[Hashable, set[asyncio.Future[None]]] = defaultdict(set)
         self._loop: asyncio.AbstractEventLoop | None = None
         state.store_message_and_object_tree = self._on_message  # type: ignore[method-assign]
@@ -268,8 +279,8 @@ class Bell:
                     self._lacking[name].add(metadata.message_id)
                 if request:
                     self._replies[request] = metadata.message_id
-            elif stored and request:
-                self._keep_whole(request)
+            elif stored:
+                self._count(key, request)
         if stored and not missing:
             self._ring(key)
         return stored, missing
@@ -283,13 +294,17 @@ class Bell:
                     self._incomplete[name].lacks.discard(object_id)
                     if not self._incomplete[name].lacks:
                         whole.append(self._incomplete.pop(name))
-                        if self._replies.pop(whole[-1].request, None) is not None:
-                            self._keep_whole(whole[-1].request)
+                        self._replies.pop(whole[-1].request, None)
+                        self._count(whole[-1].key, whole[-1].request)
         for key in {each.key for each in whole}:
             self._ring(key)
         return stored
 
-    def _keep_whole(self, request: str) -> None:
+    def _count(self, key: Hashable, request: str) -> None:
+        """A message is whole. key: who waits for it. request: that it replies to, if it does."""
+        if not request:
+            self.requests[cast(int, key)] += 1
+            return
         if len(self._whole) >= MOST_WHOLE:  # of exchanges that ended without them; a pull that misses one is as fast
             self._whole.clear()
         self._whole.add(request)
