@@ -107,14 +107,15 @@ def wrap(base: Any, lora: LoraSettings, name_or_path: str) -> Any:
     except (ValueError, NoMatchingPeftModuleError) as error:
         problem = f"target_modules {named} fits no linear layer of the model"
         raise ModelError(problem, "use all-linear, or names such as q_proj,v_proj") from error
-    config.target_modules = sorted(config.target_modules)  # a set would be saved in another order every time
+    config.target_modules = sorted(config.target_modules or ())  # a set would be saved in another order every time
     return network
 
 
 def _state(network: Any) -> dict[str, Any]:
     from peft import get_peft_model_state_dict
 
-    return get_peft_model_state_dict(network, save_embedding_layers=False)
+    state: dict[str, Any] = get_peft_model_state_dict(network, save_embedding_layers=False)
+    return state
 
 
 def layout_of(network: Any) -> Layout:

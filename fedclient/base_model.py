@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from fedclient.settings import LocalError
 from secagg.labels import BASE_MODEL, TOKENIZER
@@ -60,7 +60,7 @@ def resolve_model(name: str) -> Path:
 def _download(hub_id: str) -> Path:
     import httpx
     from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     disable_progress_bars()
     try:
@@ -152,7 +152,7 @@ def load_base(directory: Path, device: str, precision: str) -> Any:
     weight_files(directory)
     quiet_libraries()
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        loaded = AutoModelForCausalLM.from_pretrained(
             directory,
             dtype=getattr(torch, precision),
             local_files_only=True,
@@ -163,6 +163,7 @@ def load_base(directory: Path, device: str, precision: str) -> Any:
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         remedy = "use a model that transformers' AutoModelForCausalLM loads"
         raise ModelError(f"{directory} is not a causal language model", remedy) from error
+    model, loading = cast("tuple[Any, dict[str, Collection[object]]]", loaded)  # with output_loading_info
     if loading["missing_keys"] or loading["mismatched_keys"]:
         remedy = "use the model that was saved for text generation"
         raise ModelError(f"{directory} lacks weights that a causal language model needs", remedy)

@@ -8,12 +8,13 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
+import click
 import typer
 from click.core import ParameterSource
 from filelock import FileLock, Timeout
@@ -50,7 +51,7 @@ app = new_app("Take part in a federation as one site: train on local data, share
 class Fedclient(typer.core.TyperGroup):
     """A command with options of its own, of which the commands beside it need none."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Asks for the required options unless another command comes first."""
         if args and args[0] in self.commands:
             for parameter in self.params:
@@ -308,7 +309,7 @@ def _serve(site: Site, keys: SiteHome, server: str, ca: Path, retry_for_s: float
         raise LocalError("stopped before the session was over", "start fedclient again to go on")
 
 
-def _training_line(site: str):  # type: ignore[no-untyped-def]
+def _training_line(site: str) -> Callable[[int, int, float], None]:
     """A progress callback that prints a line now and then, on stderr."""
     last = time.monotonic()
 

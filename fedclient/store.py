@@ -6,10 +6,10 @@ Every write is durable (fsync of file and folder) when the call returns, and a r
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from nacl.exceptions import CryptoError
@@ -37,6 +37,7 @@ _PRIVATE: Final = 0o600
 _METRICS: Final = np.dtype(
     [("weight", "<i8"), ("examples", "<i8"), ("tokens", "<i8"), ("train", "<f8"), ("eval", "<f8")]
 )
+_Kept = TypeVar("_Kept", Manifest, Position)
 
 
 class StoreError(LocalError):
@@ -91,7 +92,7 @@ class KeptSession:
         except OSError as error:
             raise _failed("read", self.folder / name, error) from None
 
-    def _decoded(self, name, decode, blob):  # type: ignore[no-untyped-def]
+    def _decoded(self, name: str, decode: Callable[[bytes], _Kept], blob: bytes) -> _Kept:
         try:
             return decode(blob)
         except Malformed:

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 
@@ -36,6 +36,7 @@ _PRIVATE_FOLDER: Final = 0o700
 _NOT_OURS: Final = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)  # any JSON
 
 Failed = Callable[[str, Path, OSError], Exception]  # (what was tried, where, why) -> what to raise
+_Fixed = TypeVar("_Fixed", Manifest, Roster, Layout)
 
 
 class Damaged(Exception):
@@ -188,7 +189,7 @@ class Transcript:
             beside.replace(path)
             _sync(path.parent)
 
-    def _decoded(self, name, decode):  # type: ignore[no-untyped-def]
+    def _decoded(self, name: str, decode: Callable[[bytes], _Fixed]) -> _Fixed:
         path = self.folder / name
         try:
             return decode(path.read_bytes())

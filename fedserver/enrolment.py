@@ -6,11 +6,11 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, TypeVar
 
 from fedclient.packets import SiteRefusal
 from fedserver.journal import Journal
-from fedserver.link import Link
+from fedserver.link import Answer, Link
 from fedserver.plan import Plan, ServerError
 from secagg.chain import Position
 from secagg.config import COMPLETE_GRAPH, MEAN_OF_FACTORS, SUITE, VERSION, Manifest, Setting
@@ -32,6 +32,7 @@ WHAT: Final = {
     "tensors": "an adapter of another shape",
     "initial_adapter": "another initial adapter",
 }
+_Signed = TypeVar("_Signed", ModelCard, Consent)
 
 
 class Enrolment:
@@ -98,7 +99,7 @@ class Enrolment:
                 self._journal.write("loaded", site=site)
         return cards
 
-    def _checked(self, site, answer, kind):  # type: ignore[no-untyped-def]
+    def _checked(self, site: str, answer: Answer, kind: type[_Signed]) -> _Signed | None:
         """The site's signed message, or None, noted, if it refused or sent something else."""
         if isinstance(answer, SiteRefusal):
             self._journal.write("refused", phase=kind.__name__, site=site, code=answer.code, blames=answer.site)

@@ -47,7 +47,7 @@ def bytes_up_per_parameter(rounds: Sequence[dict[str, Any]]) -> float:
     """Mean over rounds and contributing sites of the encoded bytes sent up, per value of the adapter."""
     if not rounds:
         return 0.0
-    per = [sum(each["bytes_up"].values()) / len(each["contributors"]) / each["size"] for each in rounds]
+    per: list[float] = [sum(each["bytes_up"].values()) / len(each["contributors"]) / each["size"] for each in rounds]
     return round(sum(per) / len(per), 4)
 
 

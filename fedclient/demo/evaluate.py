@@ -18,12 +18,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from fedclient.adapter import AdapterModel, initial_adapter
+from fedclient.adapter import AdapterModel
 from fedclient.base_model import EMBEDDED_NAME, load_base, load_tokenizer, resolve_model
 from fedclient.data import Blocks, DataError, read_records, to_blocks
 from fedclient.demo import INITIAL_SEED, LORA, ROUNDS, TRAINING
 from fedclient.settings import LocalError, LoraSettings, TrainingSettings
 from fedclient.training import EvalOutcome, Trainer, evaluate, limit_threads
+from secagg.initial import initial_adapter
 
 _PROMPT_TOKENS: Final = 24
 _NEW_TOKENS: Final = 40

@@ -7,10 +7,10 @@ None of the demo's four domains is in it. 2.5% of the texts are held out.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import random
 import re
+import runpy
 import sys
 import sysconfig
 from pathlib import Path
@@ -33,10 +33,7 @@ def _read(path: Path) -> str:
 
 def _topics(library: Path) -> list[str]:
     """The texts behind Python's help()."""
-    spec = importlib.util.spec_from_file_location("topics", library / "pydoc_data" / "topics.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return list(module.topics.values())
+    return list(runpy.run_path(str(library / "pydoc_data" / "topics.py"))["topics"].values())
 
 
 def texts() -> list[str]:

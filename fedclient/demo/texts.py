@@ -83,7 +83,8 @@ def divide(texts: Iterable[str], seed: int) -> tuple[list[str], list[str]]:
     shuffled = sorted({text for text in texts if 200 < len(text) < 60_000})
     random.Random(seed).shuffle(shuffled)  # noqa: S311 - a fixed order is what is wanted
     most_held_out = min(HELD_OUT_CHARACTERS, sum(map(len, shuffled)) * 15 // 100)
-    training, held_out = [], []
+    training: list[str] = []
+    held_out: list[str] = []
     for text in shuffled:
         if sum(map(len, held_out)) < most_held_out and len(text) < most_held_out // 2:
             held_out.append(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from statistics import median
 from typing import Final
 
@@ -140,9 +141,9 @@ def _on_a_model(run: Run) -> str:
     )
 
 
-def shown_row(models: tuple[ModelRow, ...] | list[ModelRow] | object) -> ModelRow | None:
+def shown_row(models: Iterable[ModelRow]) -> ModelRow | None:
     """The one row of the model table that stands for it."""
-    rows = [row for row in models if row.get("site_cpu_s") is not None]  # type: ignore[attr-defined]
+    rows = [row for row in models if row.get("site_cpu_s") is not None]
 
     def nearness(row: ModelRow) -> tuple[bool, bool, bool, bool]:
         return (

@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +17,7 @@ from fedserver.plan import ServerError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
+    from matplotlib.typing import RcKeyType
 
 INK: Final = "#1b1f24"  # text, axes, hatches
 FAINT: Final = "#d9dce1"  # grid
@@ -57,7 +59,7 @@ def draw(figure: Figure) -> Drawn:
     except ImportError:
         problem = "the report's figures need matplotlib, which is not installed"
         raise ServerError(problem, "install it: python -m pip install 'secagg-lora[report]'") from None
-    style = {
+    style: dict[RcKeyType, Any] = {
         "font.size": 9.5, "font.family": ["DejaVu Sans", "sans-serif"], "svg.fonttype": "none",
         "svg.hashsalt": figure.name, "hatch.linewidth": 0.7, "axes.linewidth": 0.8, "text.parse_math": False,
         "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
@@ -66,7 +68,10 @@ def draw(figure: Figure) -> Drawn:
     }  # fmt: skip
     with mpl.rc_context(style):
         drawing = Drawing(figsize=(_WIDTH_IN, _height(figure)), layout="constrained")
-        (_draw_bars if isinstance(figure, Bars) else _draw_curves)(drawing, figure)  # type: ignore[arg-type,operator]
+        if isinstance(figure, Bars):
+            _draw_bars(drawing, figure)
+        else:
+            _draw_curves(drawing, figure)
         svg = _saved(drawing, "svg", metadata={"Date": None, "Creator": None})
         bare = _saved(drawing, "svg", metadata={"Date": None, "Creator": None}, transparent=True)
         png = _saved(drawing, "png", dpi=_DPI, metadata={"Software": None})
@@ -124,21 +129,21 @@ def _draw_curve(axes: Axes, curve: Curve, place: int) -> None:
     colour, dash = COLOURS[place % len(COLOURS)][0], _DASHES[place % len(_DASHES)]
     marker = _MARKERS[place % len(_MARKERS)]
     points = sorted((*curve.measured, *curve.guessed))
-    style = {"color": colour, "linewidth": 1.4}
+    draw_line = partial(axes.plot, color=colour, linewidth=1.4)
     label = curve.label if curve.fit is None else f"{curve.label}: grows with exponent {curve.fit[1]:.2f}"
     if curve.fit is not None:
         factor, exponent = curve.fit
         ends = (points[0][0], points[-1][0])
-        axes.plot(ends, [factor * x**exponent for x in ends], linestyle=dash, **style)
+        draw_line(ends, [factor * x**exponent for x in ends], linestyle=dash)
     axes.plot(*zip(*curve.measured, strict=True), linestyle="", marker=marker, color=colour, markersize=5.5,
               markeredgecolor=INK, markeredgewidth=0.5) if curve.measured else None  # fmt: skip
     if curve.guessed:
         axes.plot(*zip(*curve.guessed, strict=True), linestyle="", marker=marker, markerfacecolor="none",
                   markeredgecolor=colour, markersize=5.5)  # fmt: skip
     if curve.fit is None:
-        axes.plot(*zip(*points, strict=True), linestyle=dash, **style)
-    axes.plot([], [], linestyle=dash, marker=marker, markersize=5.5, markeredgecolor=INK, markeredgewidth=0.5,
-              label=label, **style)  # fmt: skip
+        draw_line(*zip(*points, strict=True), linestyle=dash)
+    draw_line([], [], linestyle=dash, marker=marker, markersize=5.5, markeredgecolor=INK, markeredgewidth=0.5,
+              label=label)  # fmt: skip
 
 
 def _plain_ticks(axes: Axes, curves: Sequence[Curve]) -> None:

@@ -69,7 +69,7 @@ def method(run: Run) -> list[Block]:
         blocks.append(Table("Kinds of figures", headings, kinds, frozenset((2, 3))))
     notes = tuple(dict.fromkeys((each.family, names.name(each.scheme), each.note) for each in run.records if each.note))
     if notes:
-        blocks.append(Table("Notes on single figures", ("kind", "scheme", "note"), notes, folded=True))  # type: ignore[arg-type]
+        blocks.append(Table("Notes on single figures", ("kind", "scheme", "note"), notes, folded=True))
     return [*blocks, Points(_SESSION_RULES if run.kind == "session" else _RULES)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Final
 
@@ -81,7 +81,7 @@ def percent(share: float | None) -> str:
     return "under 0.1 %" if 0 < share < 1e-3 else f"{digits(100 * share, 2)} %"
 
 
-def spread(times: Sequence[float] | None, write=seconds) -> str:  # type: ignore[no-untyped-def]
+def spread(times: Sequence[float] | None, write: Callable[[float], str] = seconds) -> str:
     """The middle and, if there are several, the least and the most: 1.25 s (1.19 to 1.31 s)."""
     if not times:
         return NOTHING
