@@ -69,7 +69,8 @@ class Bundles:
             f"/v1/runtime/{PULL}": self._pull_replies,
             f"/v1/runtime/{OBJECTS}": self._pull_objects,
         }
-        node_auth.bytes_to_public_key, node_auth.verify_signature = bytes, _is_signed
+        node_auth.bytes_to_public_key = bytes  # type: ignore[attr-defined,assignment]
+        node_auth.verify_signature = _is_signed  # type: ignore[attr-defined]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one HTTP request."""
@@ -188,7 +189,7 @@ class Bundles:
         """The objects of the names that are asked for, up to one that is not there."""
         names = (await _bundle(request)).parts
         task = authenticate_task(request, request.headers.get(TASK_TOKEN_HEADER), self._state)
-        contents = (self._state.get_object(task.run_id, name.decode("ascii", "replace")) for name in names)
+        contents = (self._state.get_object(task.run_id, name.decode("ascii", "replace")) or b"" for name in names)
         return _answer(Bundle(parts=list(takewhile(bool, contents))))
 
     # both

@@ -68,4 +68,4 @@ def _inflate(cls: type[Array], object_content: bytes, children: dict[str, Any] |
     return _flowers_inflate(object_content, _Metered(children or {}, meter))
 
 
-Array.inflate = classmethod(_inflate)
+Array.inflate = classmethod(_inflate)  # type: ignore[method-assign,assignment]

@@ -99,12 +99,12 @@ def install() -> None:
 
     async def at_first(middleware: BaseHTTPMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            BaseHTTPMiddleware.__call__ = run_middleware  # type: ignore[method-assign]
+            BaseHTTPMiddleware.__call__ = run_middleware  # type: ignore[method-assign,assignment]
             gc.collect()
             gc.freeze()
         await run_middleware(middleware, scope, receive, send)
 
-    BaseHTTPMiddleware.__call__ = at_first  # type: ignore[method-assign]
+    BaseHTTPMiddleware.__call__ = at_first  # type: ignore[method-assign,assignment]
 
 
 def serve(control: socket.socket, app: FastAPI, **settings: Any) -> None:
