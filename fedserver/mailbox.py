@@ -97,7 +97,7 @@ class BundledMailbox:
         self._client = grid._runtime_client
         headers = {TASK_TOKEN_HEADER: grid._token}
         tls = None if grid._insecure else ssl.create_default_context(cadata=_text(grid._cert))
-        self._line = Line(grid._addr, tls, lambda: headers, CALL_TIMEOUT_S, MAX_ANSWER_BYTES)
+        self._line = Line(grid._addr, tls, lambda: headers, CALL_TIMEOUT_S, MAX_ANSWER_BYTES, is_proxied=False)
         self._transfers = ThreadPoolExecutor(TRANSFERS, thread_name_prefix="mailbox")
 
     def is_served(self) -> bool:
