@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Final
+from typing import Final, Self
 
 from google.protobuf.message import DecodeError
 
@@ -23,25 +23,23 @@ LENGTH: Final = struct.Struct(">I")
 
 @dataclass(slots=True)
 class Bundle:
-    """head: Flower's request or answer, encoded. parts: what goes with it, in the order that the call says.
-
-    It has the methods by which Flower's clients write a request and read an answer.
-    """
+    """head: Flower's request or answer, encoded. parts: what goes with it, in the order that the call says."""
 
     head: bytes = b""
     parts: list[bytes] = field(default_factory=list)
 
-    def SerializeToString(self, deterministic: bool = True) -> bytes:  # noqa: N802 - protobuf's name
+    def encode(self) -> bytes:
         """Each part, the head first, behind its length."""
         pieces = [self.head, *self.parts]
         return b"".join(chain.from_iterable((LENGTH.pack(len(piece)), piece) for piece in pieces))
 
-    def ParseFromString(self, body: bytes) -> None:  # noqa: N802
-        """Reads a body. Raises DecodeError."""
+    @classmethod
+    def decode(cls, body: bytes) -> Self:
+        """Reads a body. Raises DecodeError, as Flower's messages do."""
         pieces = list(_pieces(body))
         if not pieces:
             raise DecodeError("a bundle without a head")
-        self.head, *self.parts = pieces
+        return cls(pieces[0], pieces[1:])
 
 
 def within_room(contents: Iterable[bytes | None]) -> list[bytes]:

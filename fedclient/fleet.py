@@ -7,14 +7,14 @@ Nothing here runs or asks for code from the server, and no answer is read beyond
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import httpx
 import tenacity
@@ -59,6 +59,7 @@ from google.protobuf.message import DecodeError
 
 from fedclient.bundle import PULL, PUSH, Bundle, within_room
 from fedclient.connection import Connection, is_passing, trust
+from fedclient.line import Line
 from secagg.errors import Malformed
 
 HEARTBEAT_S: Final = 15.0  # the server gives a silent site up after twice this; Flower's least is 10
@@ -71,6 +72,8 @@ MAX_MESSAGE_BYTES: Final = 4 << 30
 MOST_CONFIRMED: Final = 256  # messages, with one poll
 SIGNED_FOR_S: Final = 10.0  # how long a signed time stamp is used; the server takes one for 300 s
 SIGNED: Final = ("flwr-public-key", "flwr-timestamp", "flwr-signature")
+
+_Answer = TypeVar("_Answer", PullMessagesResponse, PushMessagesResponse)
 
 
 class RunOver(Exception):
@@ -98,7 +101,9 @@ class Fleet:
 
     def __init__(self, connection: Connection, stop: threading.Event) -> None:
         self._public_key, self._stop = _public_bytes(connection.node_key), stop
-        self._client = _open_client(connection)
+        tls, self._signed = trust(connection.ca), _Signed(connection.node_key)
+        self._client = _open_client(connection, self._signed, tls)
+        self._line = Line(connection.server, tls, self._signed.headers, CALL_TIMEOUT_S, MAX_ANSWER_BYTES)
         self._bundles = True  # until the server turns out not to know them: a SuperLink without our fedserver
         self._unconfirmed: list[ConfirmMessageReceivedRequest] = []
         self._transfers = ThreadPoolExecutor(TRANSFERS, thread_name_prefix="fleet-transfer")
@@ -133,19 +138,19 @@ class Fleet:
     def _poll_bundle(self, request: PullMessagesRequest) -> Delivery | None:
         confirmed, self._unconfirmed = self._unconfirmed[:MOST_CONFIRMED], self._unconfirmed[MOST_CONFIRMED:]
         bundle = Bundle(request.SerializeToString(), [each.SerializeToString() for each in confirmed])
-        answer = self._send_bundle(PULL, bundle)
-        try:
-            pulled = PullMessagesResponse.FromString(answer.head)
-        except DecodeError as error:
-            raise Unreadable from error
-        return None if not pulled.messages_list else _delivery(pulled, answer.parts)
+        pulled, parts = self._send_bundle(PULL, bundle, PullMessagesResponse)
+        return None if not pulled.messages_list else _delivery(pulled, parts)
 
-    def _send_bundle(self, call: str, bundle: Bundle) -> Bundle:
-        """The answer to a bundle. Raises _NoBundles if the server knows none."""
-        path, name = f"/v1/fleet/{call}", f"/flwr.proto.Fleet/{call}"
+    def _send_bundle(self, call: str, bundle: Bundle, kind: type[_Answer]) -> tuple[_Answer, list[bytes]]:
+        """The answer to a bundle, and what came with it. Raises _NoBundles if the server knows none."""
         try:
-            return self._client._unary_unary(path=path, rpc_method=name, request=bundle, response_type=Bundle)
+            answer = Bundle.decode(self._line.post(f"/v1/fleet/{call}", bundle.encode()))
+            return kind.FromString(answer.head), answer.parts
+        except DecodeError as error:
+            raise ValueError("the answer is no message of Flower's") from error
         except httpx.HTTPStatusError as error:
+            if error.response.status_code == httpx.codes.UNAUTHORIZED:
+                self._signed.forget()
             if error.response.status_code not in {httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED}:
                 raise
             self._bundles = False
@@ -173,6 +178,7 @@ class Fleet:
     def close(self) -> None:
         """Drops what is under way."""
         self._transfers.shutdown(wait=False, cancel_futures=True)
+        self._line.close()
         self._client.close()
 
     def push(self, node_id: int, reply: Message, seconds: float) -> int:
@@ -209,8 +215,8 @@ class Fleet:
         if self._bundles:
             bundle = Bundle(request.SerializeToString(), within_room(part.deflate() for part in objects))
             with suppress(_NoBundles):
-                answer = self._call(partial(self._send_bundle, PUSH), bundle)
-                return PushMessagesResponse.FromString(answer.head), sum(map(len, bundle.parts))
+                answer, _ = self._call(lambda whole: self._send_bundle(PUSH, whole, PushMessagesResponse), bundle)
+                return answer, sum(map(len, bundle.parts))
         return self._call(self._client.PushMessages, request), 0
 
     def _fetch(self, node: Node, run_id: int, delivery: Delivery) -> dict[str, bytes]:
@@ -262,36 +268,42 @@ class _NoBundles(Exception):
     """The server knows no bundles."""
 
 
-class _Signing(NodeAuthHttpInterceptor):
-    """Signs the time as Flower's nodes do, but not for every call: one signature is sent for SIGNED_FOR_S."""
+class _Signed:
+    """The headers by which Flower's nodes sign the time; one signature is sent for SIGNED_FOR_S."""
 
     def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
-        super().__init__(key, key.public_key())
+        self._flowers = NodeAuthHttpInterceptor(key, key.public_key())
         self._headers: dict[str, str] = {}
         self._signed_at = float("-inf")
 
+    def headers(self) -> dict[str, str]:
+        """The headers of a call."""
+        if time.monotonic() - self._signed_at > SIGNED_FOR_S:
+            request, signed_at = httpx.Request("POST", "https://signed"), time.monotonic()
+            self._flowers.intercept(
+                ProtobufRequestContext("", Node(), request), lambda _: httpx.Response(httpx.codes.OK)
+            )
+            self._headers, self._signed_at = {name: request.headers[name] for name in SIGNED}, signed_at
+        return self._headers
+
+    def forget(self) -> None:
+        """Has the time signed anew: the server did not accept it."""
+        self._signed_at = float("-inf")
+
     def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
-        """Adds the headers; makes new ones when they are old or were refused."""
-        if time.monotonic() - self._signed_at < SIGNED_FOR_S:
-            context.request.headers.update(self._headers)
-            response = call_next(context)
-        else:
-            response = super().intercept(context, partial(self._keep, call_next))
+        """Adds the headers to a call that Flower's client makes."""
+        context.request.headers.update(self.headers())
+        response = call_next(context)
         if response.status_code == httpx.codes.UNAUTHORIZED:
-            self._signed_at = float("-inf")
+            self.forget()
         return response
 
-    def _keep(self, call_next: ProtobufCall, context: ProtobufRequestContext) -> httpx.Response:
-        self._headers = {name: context.request.headers[name] for name in SIGNED}
-        self._signed_at = time.monotonic()
-        return call_next(context)
 
-
-def _open_client(connection: Connection) -> FleetHttpClient:
+def _open_client(connection: Connection, signed: _Signed, tls: ssl.SSLContext) -> FleetHttpClient:
     client = FleetHttpClient(
         f"https://{connection.server}",
-        interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperNode"), _Signing(connection.node_key)],
-        verify=trust(connection.ca),
+        interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperNode"), signed],
+        verify=tls,
         timeout=CALL_TIMEOUT_S,
     )
     client._client.follow_redirects = False  # the server may not send this site anywhere else

@@ -40,12 +40,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from fedclient.bundle import PULL, PUSH, Bundle, within_room
+from fedclient.line import MEDIA_TYPE
 
 HOLD_S: Final = 1.0  # how long a pull waits
 GATHER_S: Final = 0.002  # for replies that come together
 LARGE_BYTES: Final = 1 << 16  # a body whose hashing would hold the other calls up: worked on in a thread
 SIGNATURES: Final = 4096  # whose check is remembered
-MEDIA_TYPE: Final = "application/octet-stream"
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -307,7 +307,10 @@ def _names(trees: Iterable[ObjectTree]) -> list[str]:
 
 
 async def _bundle(request: Request) -> Bundle:
-    return _parsed(Bundle, await request.body())
+    try:
+        return Bundle.decode(await request.body())
+    except DecodeError as error:
+        raise HTTPException(400, "not a bundle") from error
 
 
 def _parsed(kind: Callable[[], Any], body: bytes) -> Any:
@@ -327,4 +330,4 @@ async def _worked_on(bundle: Bundle, work: Callable[[], Bundle]) -> Bundle:
 
 
 def _answer(bundle: Bundle) -> Response:
-    return Response(bundle.SerializeToString(), media_type=MEDIA_TYPE)
+    return Response(bundle.encode(), media_type=MEDIA_TYPE)

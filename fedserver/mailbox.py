@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from flwr.proto.runtime_pb2 import (
     PushAppMessagesResponse,
 )
 from flwr.serverapp import Grid
+from flwr.supercore.constant import TASK_TOKEN_HEADER
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
@@ -34,9 +36,11 @@ from flwr.supercore.inflatable.inflatable_object import (
     no_object_id_recompute,
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.superlink.grid.http_grid import HttpGrid
 from google.protobuf.message import DecodeError
 
 from fedclient.bundle import PULL, PUSH, Bundle, within_room
+from fedclient.line import Line
 from fedserver.inflation import at_most
 from secagg.errors import Malformed
 
@@ -44,6 +48,8 @@ FIRST_POLL_S: Final = 0.05
 POLL_GROWTH: Final = 1.3
 SLOWEST_POLL_S: Final = 0.5
 LEAST_GAP_S: Final = 0.01  # between two polls, over all sites
+CALL_TIMEOUT_S: Final = 60.0
+MAX_ANSWER_BYTES: Final = 64 << 20
 TRANSFERS: Final = 4  # objects of one message in flight
 MAX_OBJECTS: Final = 4096
 MAX_HEADS_BYTES: Final = 16 << 20  # of a message's objects that are no piece of a vector
@@ -75,18 +81,21 @@ class Mailbox(Protocol):
 
 def mailbox_of(grid: Grid) -> Mailbox:
     """Bundles if the server behind the Grid takes them."""
-    if (client := getattr(grid, "_runtime_client", None)) is not None:
-        bundled = BundledMailbox(client)
+    if isinstance(grid, HttpGrid):
+        bundled = BundledMailbox(grid)
         if bundled.is_served():
             return bundled
     return PolledMailbox(grid)
 
 
 class BundledMailbox:
-    """The mailbox at a SuperLink that fedserver runs. client: Flower's RuntimeHttpClient, with the run's token."""
+    """The mailbox at a SuperLink that fedserver runs, with the run's token, which the Grid holds."""
 
-    def __init__(self, client: Any) -> None:
-        self._client = client
+    def __init__(self, grid: HttpGrid) -> None:
+        self._client = grid._runtime_client
+        headers = {TASK_TOKEN_HEADER: grid._token}
+        tls = None if grid._insecure else ssl.create_default_context(cadata=_text(grid._cert))
+        self._line = Line(grid._addr, tls, lambda: headers, CALL_TIMEOUT_S, MAX_ANSWER_BYTES)
         self._transfers = ThreadPoolExecutor(TRANSFERS, thread_name_prefix="mailbox")
 
     def is_served(self) -> bool:
@@ -188,8 +197,7 @@ class BundledMailbox:
         return zip(names, self._transfers.map(pull, names), strict=True)
 
     def _call(self, call: str, bundle: Bundle) -> Bundle:
-        path, name = f"/v1/runtime/{call}", f"/flwr.proto.Runtime/{call}"
-        return self._client._unary_unary(path=path, rpc_method=name, request=bundle, response_type=Bundle)
+        return Bundle.decode(self._line.post(f"/v1/runtime/{call}", bundle.encode()))
 
 
 class PolledMailbox:
@@ -251,6 +259,10 @@ def _pauses(least_s: float, over: threading.Event) -> Iterator[None]:
     while not over.wait(max(pause, least_s)):
         yield
         pause = min(pause * POLL_GROWTH, SLOWEST_POLL_S)
+
+
+def _text(pem: bytes | None) -> str | None:
+    return None if pem is None else pem.decode("ascii")
 
 
 def _names(trees: Sequence[ObjectTree]) -> list[str]:
