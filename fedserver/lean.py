@@ -38,6 +38,7 @@ from fedserver.bundles import Bundles
 from fedserver.gateway import STARTED, FleetOnly, public_config
 
 LOOK_S: Final = 0.01
+SETTINGS: Final = ("host", "port", "log_config", "ssl_keyfile", "ssl_certfile")  # of uvicorn.run, that are kept
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -113,9 +114,8 @@ def install() -> None:
 
 def serve(control: socket.socket, app: FastAPI, **settings: Any) -> None:
     """Stands for `uvicorn.run`, which the console script ends with: serves until a signal comes."""
-    known = ("host", "port", "log_config", "ssl_keyfile", "ssl_certfile")
     whole = Bundles(app)
-    config = uvicorn.Config(whole, access_log=False, **{name: settings[name] for name in known})
+    config = uvicorn.Config(whole, access_log=False, **{name: settings[name] for name in SETTINGS})
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # no stranger fills the log with broken requests
 
     async def run() -> None:
