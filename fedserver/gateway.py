@@ -34,7 +34,7 @@ FLEET_CALLS: Final = (
     PUSH.encode(),
 )
 METHOD_OF_PATH: Final = {b"/v1/fleet/" + call: "POST" for call in FLEET_CALLS} | {b"/health": "GET"}
-MAX_BODY_BYTES: Final = 64 << 20  # one object: Flower cuts an Array into pieces of 5 MiB
+MAX_BODY_BYTES: Final = 16 << 20  # an object (a piece of 5 MiB of an Array, a head of 4 MiB), or a bundle
 BODY_S: Final = 120.0  # for a whole body, so that nobody holds a connection with a byte now and then
 MAX_CONNECTIONS: Final = 512
 KEEP_ALIVE_S: Final = 75

@@ -20,6 +20,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
@@ -38,6 +39,7 @@ from fedserver.bundles import Bundles
 from fedserver.gateway import STARTED, FleetOnly, public_config
 
 LOOK_S: Final = 0.01
+DESCRIPTORS: Final = 1 << 16  # or strangers on the public port would soon leave none for the ServerApp's calls
 SETTINGS: Final = ("host", "port", "log_config", "ssl_keyfile", "ssl_certfile")  # of uvicorn.run, that are kept
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -182,8 +184,16 @@ async def _readable(control: socket.socket) -> None:
         loop.remove_reader(control)
 
 
+def _allow_many_descriptors() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def main() -> None:
     """Runs the console script."""
+    _allow_many_descriptors()
     control = socket.socket(fileno=int(sys.argv.pop(1)))
     control.set_inheritable(False)
     [script] = entry_points(group="console_scripts", name="flower-superlink")

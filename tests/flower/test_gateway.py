@@ -20,12 +20,11 @@ import psutil
 import pytest
 
 from fedserver import gateway as gateway_module
-from fedserver.gateway import STOP_S, FleetOnly, Gateway, GatewayFailed
+from fedserver.gateway import MAX_BODY_BYTES, STOP_S, FleetOnly, Gateway, GatewayFailed
 from fedserver.lean import _serve_public
 from tests.flower import pki
 from tests.flower.federation import ROOT, wait_until
 
-LIMIT = 64 << 20
 PUSH = "/v1/fleet/push-object"
 
 
@@ -116,11 +115,11 @@ def test_a_body_above_the_limit_is_refused(
     issued: pki.Pki, handover: socket.socket, app: Echo, announced: bool
 ) -> None:
     def pieces() -> Iterator[bytes]:
-        for _ in range(LIMIT // (1 << 20) + 1):
+        for _ in range(MAX_BODY_BYTES // (1 << 20) + 1):
             yield bytes(1 << 20)
 
     with gateway(issued, handover) as running, client(issued, running.port) as web:
-        headers = {"content-length": str(LIMIT + (1 << 20))} if announced else {}
+        headers = {"content-length": str(MAX_BODY_BYTES + (1 << 20))} if announced else {}
         with suppress(httpx.WriteError, httpx.ReadError):  # refused before all of it was sent
             assert web.post(PUSH, content=pieces(), headers=headers).status_code == 413
         assert app.headers == {}

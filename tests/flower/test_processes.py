@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -11,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -278,6 +279,26 @@ def test_a_killed_server_leaves_no_process_and_no_port_behind(tmp_path: Path) ->
     assert alive == []
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
+
+
+def test_more_connections_than_a_shell_allows_leave_the_superlink_reachable(tmp_path: Path) -> None:
+    before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = 128
+    federation, strangers = Federation(tmp_path), list[socket.socket]()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
+    with ExitStack() as stack:
+        try:
+            link = stack.enter_context(federation.server())
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (before, hard))
+        for _ in range(2 * few):
+            strangers.append(stack.enter_context(socket.create_connection(("127.0.0.1", federation.port))))
+        superlink = psutil.Process(link._processes["superlink"].pid)
+        wait_until(lambda: superlink.num_fds() > len(strangers))
+        with federation.agents(SITES[:1]):
+            status, report = federation.run(link, "query.echo", sites=SITES[:1])
+    assert status.is_completed
+    assert report[0]["answers"] == {SITES[0]: "right"}
 
 
 def test_a_superlink_ends_when_its_fedserver_has_gone_although_no_signal_came(tmp_path: Path) -> None:
