@@ -9,6 +9,7 @@ from __future__ import annotations
 import select
 import ssl
 import threading
+import time
 from collections.abc import Callable, Mapping
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Final
@@ -16,6 +17,7 @@ from typing import Final
 import httpx
 
 OK: Final = 200
+IDLE_S: Final = 3.0  # a connection that rested longer is not used again: what is between may have forgotten it
 MEDIA_TYPE: Final = "application/octet-stream"
 _FAILURES: Final = (OSError, HTTPException)
 
@@ -47,6 +49,7 @@ class Line:
                 connection.request("POST", path, body, headers)
                 answer = connection.getresponse()
                 content = answer.read(self._max_bytes + 1)
+                self._mine.used_at = time.monotonic()
                 if answer.status != OK or len(content) > self._max_bytes:
                     connection.close()
             except BaseException:
@@ -76,7 +79,9 @@ class Line:
         if connection is None:
             connection = self._mine.connection = self._new()
             self._all.add(connection)
-        if connection.sock is not None and select.select([connection.sock], [], [], 0)[0]:
+        elif connection.sock is not None and (
+            time.monotonic() - self._mine.used_at > IDLE_S or select.select([connection.sock], [], [], 0)[0]
+        ):
             connection.close()
         if connection.sock is None:
             connection.connect()
