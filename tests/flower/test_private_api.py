@@ -132,6 +132,16 @@ def test_the_app_has_one_state_whose_methods_can_be_replaced(monkeypatch: pytest
     assert isinstance(state.object_store, ObjectStore)
 
 
+def test_the_apps_start_gives_requests_nothing_that_those_on_the_public_port_would_lack() -> None:
+    app = create_app()
+
+    async def given() -> Any:
+        async with app.router.lifespan_context(app) as state:
+            return state
+
+    assert not asyncio.run(given())
+
+
 @pytest.mark.parametrize(
     ("handlers", "call", "method"),
     [
