@@ -155,7 +155,10 @@ class BundledMailbox:
                 replies = [] if site is None else self._read(site, proto.metadata, tree, contents, max_bytes)
                 if not is_whole:
                     self._confirm(proto.metadata)
-                if site is not None:
+                is_expired = (
+                    proto.HasField("error") and time.monotonic() >= deadline
+                )  # Flower's answer to a late question
+                if site is not None and not is_expired:
                     yield site, replies
 
     def _read(
