@@ -117,7 +117,8 @@ def install() -> None:
 def serve(control: socket.socket, app: FastAPI, **settings: Any) -> None:
     """Stands for `uvicorn.run`, which the console script ends with: serves until a signal comes."""
     whole = Bundles(app)
-    config = uvicorn.Config(whole, access_log=False, **{name: settings[name] for name in SETTINGS})
+    known = {name: settings[name] for name in SETTINGS}
+    config = uvicorn.Config(whole, interface="asgi3", ws="none", access_log=False, proxy_headers=False, **known)
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # no stranger fills the log with broken requests
 
     async def run() -> None:
