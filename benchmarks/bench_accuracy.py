@@ -8,6 +8,7 @@ so that nothing is clipped. The error is that of stochastic rounding alone: the 
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -40,11 +41,11 @@ def test_error_by_bits(benchmark: BenchmarkFixture, scheme: str) -> None:
         return {bits: rms(mean.values - exact) for bits, mean in means.items()}
 
     found = benchmark.pedantic(errors, rounds=1)
-    setting = {"scheme": scheme, "values": size, "sites": SITES, "neighbours": SITES - 1, "weight": 1}
-    records = [
-        Record(family="accuracy", bits=bits, value=error / rms(exact), unit="rms error / rms mean", **setting)
-        for bits, error in found.items()
-    ]
+    record = partial(
+        Record, family="accuracy", scheme=scheme, values=size, sites=SITES, neighbours=SITES - 1, weight=1,
+        unit="rms error / rms mean",
+    )  # fmt: skip
+    records = [record(bits=bits, value=error / rms(exact)) for bits, error in found.items()]
     shown = ", ".join(f"{each.bits} bits {each.value:.1e}" for each in records)
     tell(benchmark, f"error of the mean, {scheme}, d = {size:,}, {SITES} sites: {shown}", *records)
     for bits, error in found.items():

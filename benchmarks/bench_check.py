@@ -19,7 +19,7 @@ from secagg.masked import opening
 from secagg.masked.audit import audit_aggregate
 from secagg.masked.messages import MaskedAggregate
 from secagg.masked.server import MaskedServer
-from secagg.session import Packet
+from secagg.session import ClientSession, Packet
 
 SITES, SIZE, ROUNDS = 20, 4_000_000, 5
 
@@ -46,7 +46,7 @@ def checked() -> tuple[dict[str, Packet], Packet]:
     return replies, server.result().payload
 
 
-def spent(name: str):  # type: ignore[no-untyped-def]
+def spent(name: str) -> ClientSession:
     """A site's session that has given its shares and still holds its words."""
     masked, _, _ = before_the_check()
     return masked.give(name, None, sent=masked.archive.get(name))
@@ -56,8 +56,10 @@ def tell_share(benchmark: BenchmarkFixture, what: str, pair: Pair, of: str, role
     """A part beside the work it is compared with. role: whose check it is, if the part is nothing but the check."""
     least, middle, most = (f"{1 / each:.2f}" for each in (pair.ratio.most, pair.ratio.middle, pair.ratio.least))
     line = f"{what}, d = {SIZE:,}, {SITES} sites: {pair.ours.show('ms', 1e3)}, {middle} ({least} to {most}) of {of}, "
-    setting = {"values": SIZE, "sites": SITES, "neighbours": SITES - 1, "bits": 8, "note": what}
-    record = record_of(pair.taken[0], family="stage", scheme="masked", role=role, stage="check", **setting)
+    record = record_of(
+        pair.taken[0], family="stage", scheme="masked", role=role, stage="check", values=SIZE, sites=SITES,
+        neighbours=SITES - 1, bits=8, note=what,
+    )  # fmt: skip
     records = [record] if role else []
     tell(
         benchmark,
@@ -110,7 +112,9 @@ def test_the_servers_check_phase_beside_its_unmasking(benchmark: BenchmarkFixtur
         server.requests()
         server.receive(replies.items())
 
-    server, record = masked.server, masked.server._settled_record()
+    server = masked.server
+    assert isinstance(server, MaskedServer)
+    record = server._settled_record()
     pair = in_turn(benchmark, check, lambda: server._unmasked(record), prepare=resumed, rounds=ROUNDS)
     tell_share(benchmark, "the server's check phase", pair, "unmasking the sum", "server")
 

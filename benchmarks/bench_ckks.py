@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
@@ -64,7 +65,7 @@ def test_site_server_and_opening_of_a_million_values(benchmark: BenchmarkFixture
     levels = np.random.default_rng(1).integers(0, 1 << bits, SIZE, np.uint32)
     seed, mask = fresh_seed(), os.urandom(48)
     words = ciphertext(params, levels, seed)
-    key = one_time_key(seed, params.ring_size)
+    key = one_time_key(seed, params.ring_size).astype(np.int64)  # as the sum of the survivors' keys is
     total = ResidueSum(params)
     total.add(words)
     summed = write(params, total.blocks())
@@ -135,7 +136,7 @@ def test_claims_beside_tenseal_and_masks(benchmark: BenchmarkFixture) -> None:
     for (bits, sites), site in ours.items():
         ways[f"encrypt and frame, {bits} bits, {sites} sites"] = site.encrypt
         ways[f"server add, {bits} bits, {sites} sites"] = site.add
-    ways |= {scheme: lambda peer=peer: peer.protect(update) for scheme, peer in peers.items()}
+    ways |= {scheme: partial(peer.protect, update) for scheme, peer in peers.items()}
     for neighbours in (10, 30, 100):
         ways[f"{neighbours} masks"] = masking(12, neighbours)
     found = in_turns(benchmark, ways, rounds=5)
@@ -199,7 +200,7 @@ def test_beside_our_masks_with_quantising(benchmark: BenchmarkFixture, bits: int
 
     ways: dict[str, Callable[[], object]] = {"quantise, encrypt, self-mask, frame": encrypted}
     for neighbours in (10, 30, 99):
-        ways[f"quantise, pack, {neighbours} masks"] = lambda neighbours=neighbours: masked(neighbours)
+        ways[f"quantise, pack, {neighbours} masks"] = partial(masked, neighbours)
     notes = dict.fromkeys(ways, f"{maker.words * 8 / SIZE:.2f} bytes a value")
     notes["quantise, encrypt, self-mask, frame"] = f"{params.bytes_per_value:.2f} bytes a value"
     tell_all(benchmark, f"ckks beside masks, {bits} bits, 100 sites, d = 1e6", in_turns(benchmark, ways), notes)

@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -38,6 +39,7 @@ from secagg.schemes import SCHEMES
 CASES = of_profile([(1_000_000, 10)], [(1_000_000, 10), (1_000_000, 30), (4_000_000, 10)])
 ROUNDS = 3
 PIECE = 1 << 18
+_T = TypeVar("_T")
 
 pytestmark = [pytest.mark.benchmark(timer=time.process_time), pytest.mark.timeout(3600)]
 
@@ -57,7 +59,7 @@ class Peer:
             self.spent.setdefault(role, []).append(spent)
 
 
-def timed(work: Callable[[], object]) -> tuple[object, Seconds]:
+def timed(work: Callable[[], _T]) -> tuple[_T, Seconds]:
     """What it gives and what it took."""
     watch = Stopwatch()
     with watch.at(Part("one", "", "whole")):
@@ -85,10 +87,10 @@ def shared_key(scheme: str, make: Callable[[], SharedKeyRound], n: int, update: 
 
     def turn() -> dict[str, Seconds]:
         message, site = timed(lambda: round_.protect(update))
-        total, server = timed(lambda: round_.add([message] * n))  # type: ignore[list-item]
-        mean, opened = timed(lambda: round_.open(total, n))  # type: ignore[arg-type]
-        assert float(np.abs(mean - update).max()) < 1e-3  # type: ignore[operator]
-        peer.sent = {"bytes_up": sum(map(len, message)), "bytes_down": sum(map(len, total))}  # type: ignore[arg-type]
+        total, server = timed(lambda: round_.add([message] * n))
+        mean, opened = timed(lambda: round_.open(total, n))
+        assert float(np.abs(mean - update).max()) < 1e-3
+        peer.sent = {"bytes_up": sum(map(len, message)), "bytes_down": sum(map(len, total))}
         return {"site": site, "server": server, "open": opened}
 
     peer = Peer(scheme, "peer", f"{round_.name}; all sites share one secret key", turn)
@@ -106,8 +108,8 @@ def plain_mean(n: int, update: np.ndarray) -> Peer:
 
     def turn() -> dict[str, Seconds]:
         message, site = timed(update.tobytes)
-        mean, server = timed(lambda: average([message] * n))  # type: ignore[list-item]
-        peer.sent = {"bytes_up": len(message), "bytes_down": len(mean)}  # type: ignore[arg-type]
+        mean, server = timed(lambda: average([message] * n))
+        peer.sent = {"bytes_up": len(message), "bytes_down": len(mean)}
         return {"site": site, "server": server}
 
     peer = Peer("fedavg", "floor", "the mean of plaintext float32 vectors, numpy; nothing is protected", turn)
@@ -192,7 +194,8 @@ def tell_peer(benchmark: BenchmarkFixture, peer: Peer, size: int, n: int, played
         sent = peer.sent if role == "site" else {}
         record = Record(
             family=peer.family, scheme=peer.scheme, role=role, values=size, sites=n, neighbours=n - 1, dropped=0,
-            against=tuple(against), note=peer.note, **seconds(spent), **sent,
+            against=tuple(against), note=peer.note, **seconds(spent), bytes_up=sent.get("bytes_up"),
+            bytes_down=sent.get("bytes_down"),
         )  # fmt: skip
         times = ", ".join(f"{Spread.of(each.ratios).show('x', digits=3)} of {each.scheme}" for each in against)
         took = Spread.of([each.cpu for each in spent]).show("ms", 1e3)

@@ -19,7 +19,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks.figures import tell
 from benchmarks.profile import of_profile
 from benchmarks.records import Record
-from fedclient.adapter import AdapterModel, initial_adapter
+from fedclient.adapter import AdapterModel
 from fedclient.base_model import EMBEDDED_NAME
 from fedclient.data import read_records, to_blocks
 from fedclient.demo import INITIAL_SEED, LORA, ROUNDS, TRAINING
@@ -28,6 +28,7 @@ from fedclient.demo.texts import write_texts
 from fedclient.training import Trainer
 from fedserver.enrolment import first_range_of
 from fedserver.plan import Plan
+from secagg.initial import initial_adapter
 from secagg.schemes import SCHEMES
 from secagg.session import Metrics, Update
 from secagg.vector import Vector
@@ -70,12 +71,12 @@ def test_perplexity_by_scheme_and_bits(benchmark: BenchmarkFixture, tmp_path: Pa
     benchmark.pedantic(run_all, rounds=1)
     model.write(initial)
     base = quality(model.network, held_out)["union"]
-    setting = {"family": "accuracy", "values": model.layout.size, "sites": len(sites), "weight": 1}
     what = f"the demo's model and texts, {rounds} rounds of {trainers[0].steps} steps; base model {base:.2f}"
     for (scheme, bits), perplexity in found.items():
         record = Record(
-            **setting, scheme=scheme, bits=bits, stage="perplexity", value=perplexity, unit="perplexity", note=what
-        )
+            family="accuracy", values=model.layout.size, sites=len(sites), weight=1, scheme=scheme, bits=bits,
+            stage="perplexity", value=perplexity, unit="perplexity", note=what,
+        )  # fmt: skip
         beside = "" if scheme == FLOAT else f", {perplexity - found[FLOAT, None]:+.3f} beside the float mean"
         named = scheme if bits is None else f"{scheme}, {bits} bits"
         tell(benchmark, f"perplexity, {named}: {perplexity:.3f}{beside}", record)
@@ -92,7 +93,7 @@ def _ways(size: int, n: int, first_range: int) -> Mapping[tuple[str, int | None]
 
 
 def _float_mean(updates: Sequence[Vector]) -> Vector:
-    return np.mean(updates, axis=0, dtype=np.float64).astype(np.float32)
+    return np.asarray(np.mean(updates, axis=0, dtype=np.float64), np.float32)
 
 
 class _Sessions:

@@ -55,12 +55,11 @@ def keep(benchmark: BenchmarkFixture, stage: str, role: str, bits: int, rotate: 
     """The fixture's own repetitions as a record; without the rotation a round has no such stage."""
     if rotate and benchmark.stats:  # none with --benchmark-disable
         taken = tuple(benchmark.stats.stats.data)
-        setting = {"values": SIZE, "sites": NEIGHBOURS + 1, "neighbours": NEIGHBOURS, "bits": bits}
-        note = "the functions alone"
-        add(
-            benchmark,
-            Record(family="stage", scheme="masked", role=role, stage=stage, **setting, cpu_s=taken, note=note),
-        )
+        record = Record(
+            family="stage", scheme="masked", role=role, stage=stage, values=SIZE, sites=NEIGHBOURS + 1,
+            neighbours=NEIGHBOURS, bits=bits, cpu_s=taken, note="the functions alone",
+        )  # fmt: skip
+        add(benchmark, record)
 
 
 @pytest.mark.parametrize("rotate", [0, 1])

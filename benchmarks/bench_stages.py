@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TypedDict
 
 import numpy as np
 import pytest
@@ -77,28 +79,38 @@ def keep(
 
     others: one figure for each of ours, or one for each round.
     """
-    setting = {"scheme": scheme, "role": role, "values": size, "sites": n, "neighbours": n - 1, "bits": BITS}
-    setting |= {"dropped": 0, "weight": 1}
+    record = partial(
+        Record, scheme=scheme, role=role, values=size, sites=n, neighbours=n - 1, bits=BITS, dropped=0, weight=1
+    )
     mine = wholes(played, role)
     against = []
     for other, theirs in others.items():
         each = [spent for spent in theirs for _ in range(len(mine) // len(theirs))]
         against.append(Against(other, tuple(own.cpu / spent.cpu for own, spent in zip(mine, each, strict=True))))
-    sent = {"bytes_up": played[-1].up, "bytes_down": played[-1].down} if role == "site" else {}
-    note = "a whole round of real sessions in one process, each stage timed apart"
-    total = Record(family="total", **setting, **sent, **seconds(mine), against=tuple(against), note=note)
+    up, down = (played[-1].up, played[-1].down) if role == "site" else (None, None)
+    total = record(
+        family="total", bytes_up=up, bytes_down=down, **seconds(mine), against=tuple(against),
+        note="a whole round of real sessions in one process, each stage timed apart",
+    )  # fmt: skip
     taken = [stages for each in played for stages in each.of(role)]
     stages = sorted({name for each in taken for name in each}, key=STAGES.index)
     parts = [
-        Record(family="stage", stage=stage, **setting, **seconds([each.get(stage, Seconds()) for each in taken]))
+        record(family="stage", stage=stage, **seconds([each.get(stage, Seconds()) for each in taken]))
         for stage in stages
     ]
     spread = Spread.of([each.cpu for each in mine])
     line = f"{scheme}, {role}, whole round, d = {size:,}, {n} sites, {BITS} bits: {spread.show('ms', 1e3)}"
-    tell(benchmark, line + (f", {played[-1].up:,} bytes up" if sent else ""), total, *parts)
+    tell(benchmark, line + (f", {up:,} bytes up" if up else ""), total, *parts)
 
 
-def seconds(taken: Sequence[Seconds]) -> dict[str, tuple[float, ...]]:
+class Times(TypedDict):
+    """Fields of a record."""
+
+    cpu_s: tuple[float, ...]
+    wall_s: tuple[float, ...]
+
+
+def seconds(taken: Sequence[Seconds]) -> Times:
     """As a record has them; the clocks may go back by less than they resolve."""
     return {
         "cpu_s": tuple(max(each.cpu, 0.0) for each in taken),
@@ -130,10 +142,11 @@ def test_a_sites_stages_that_grow_with_the_sites(benchmark: BenchmarkFixture, n:
             "protect": lambda: Masks(seeds, []).apply(words),
         },
     )
-    note = "the stage's functions alone; a session takes at most 100 sites"
-    setting = {"family": "stage", "scheme": "masked", "role": "site", "values": size, "sites": n, "neighbours": n - 1}
-    setting["bits"] = BITS
-    records = [record_of(taken, stage=stage, **setting, note=note) for stage, taken in found.items()]
+    record = partial(
+        record_of, family="stage", scheme="masked", role="site", values=size, sites=n, neighbours=n - 1, bits=BITS,
+        note="the stage's functions alone; a session takes at most 100 sites",
+    )  # fmt: skip
+    records = [record(taken, stage=stage) for stage, taken in found.items()]
     parts = ", ".join(f"{stage} {taken.cpu.show('ms', 1e3)}" for stage, taken in found.items())
     line = f"masked, a site's functions, d = {size:,}, {n} sites: {parts}"
     tell(benchmark, line, *records)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -60,12 +61,11 @@ def test_no_role_takes_a_gigabyte_beyond_its_input(
     took = benchmark.pedantic(play, args=(tmp_path, scheme, size, of_profile(False, True)), rounds=1)
     parts = ", ".join(f"{part} {peak / 1e6:.0f} MB" for part, peak in took.items())
     line = f"peak memory beyond input and imports, {scheme}, d = {size:,}, {SITES} sites: {parts}"
-    setting = {"scheme": scheme, "values": size, "sites": SITES, "neighbours": SITES - 1, "bits": BITS}
-    note = "the process's high-water mark less its imports and its input"
-    records = [
-        Record(family="memory", role=ROLES[part], stage=part, **setting, peak_bytes=peak, note=note)
-        for part, peak in took.items()
-    ]
+    record = partial(
+        Record, family="memory", scheme=scheme, values=size, sites=SITES, neighbours=SITES - 1, bits=BITS,
+        note="the process's high-water mark less its imports and its input",
+    )  # fmt: skip
+    records = [record(role=ROLES[part], stage=part, peak_bytes=peak) for part, peak in took.items()]
     claim = f"; claim: below {MOST_BYTES / 1e6:.0f} MB"
     tell(benchmark, line + claim, *records, extra_bytes=took, claimed_bytes=MOST_BYTES)
     assert max(took.values()) < MOST_BYTES

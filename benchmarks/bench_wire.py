@@ -64,10 +64,9 @@ def test_bytes_up_per_value(benchmark: BenchmarkFixture, bits: int, sites: int, 
     weighed = f", weight cap {weight_cap}" if weight_cap > 1 else ""
     line = f"bytes up per value, {bits} bits, {sites} sites{weighed}, d = {size:,}: {counted:.4f}"
     line += f", as a message {carried:.4f}; bfloat16 2; claim: at most {most}"
-    setting = {"values": size, "sites": sites, "neighbours": sites - 1, "bits": bits, "weight": weight_cap}
     sent = Record(
-        family="total", scheme="masked", role="site", **setting, bytes_up=round(counted * size),
-        note="bytes alone; all six replies of the middle site",
+        family="total", scheme="masked", role="site", values=size, sites=sites, neighbours=sites - 1, bits=bits,
+        weight=weight_cap, bytes_up=round(counted * size), note="bytes alone; all six replies of the middle site",
     )  # fmt: skip
     tell(benchmark, line, sent, bytes_per_value=counted, message_bytes_per_value=carried, claimed_bytes=most)
     assert counted <= most

@@ -52,7 +52,8 @@ class SessionRound:
         self.server = self.scheme.server(self.context, self.consortium.server_keys, self.archive)
         self.clients: dict[str, ClientSession] = {}
         self.replies: dict[str, list[Packet]] = {name: [] for name in self.names}
-        for name, update in zip(self.names, updates or [None] * n, strict=True):
+        given: Sequence[Update | None] = updates or [None] * n
+        for name, update in zip(self.names, given, strict=True):
             keys, dice = self.consortium.keys[name], Dice((name, "round"))
             self.clients[name] = self.scheme.client(self.site_context, keys, POLICY, update, dice)  # type: ignore[arg-type]
 

@@ -274,7 +274,7 @@ def _write_flower_app(made: Federation, home: Path, control: int, ca: Path) -> N
     setting, app = made.setting, made.folder / "app"
     app.mkdir()
     home.mkdir(exist_ok=True)
-    config = {"sites": len(setting.sites), "size": setting.size, "rounds": setting.rounds}
+    config: dict[str, object] = {"sites": len(setting.sites), "size": setting.size, "rounds": setting.rounds}
     config |= {"journal": str(made.journal), "turns": str(made.turns)}
     sections: dict[str, dict[str, object]] = {
         "build-system": {"requires": ["hatchling"], "build-backend": "hatchling.build"},

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
@@ -71,10 +72,11 @@ def _initial(size: int) -> ArrayRecord:
 @client.train()
 def train(message: Message, context: Context) -> Message:
     """The adapter plus a constant. Raises in the rounds that this site drops out of."""
-    drops, round_ = int(context.node_config.get("drops", 0)), int(message.content["config"]["server-round"])
+    drops = int(context.node_config.get("drops", 0))
+    round_ = cast(int, message.content.config_records["config"]["server-round"])
     if drops and round_ % drops == 0:
         raise RuntimeError("this site drops out of the round")
-    arrays = message.content["arrays"]
+    arrays = message.content.array_records["arrays"]
     changed = {name: Array(array.numpy() + np.float32(0.01)) for name, array in arrays.items()}
     content = RecordDict({"arrays": ArrayRecord(changed), "metrics": MetricRecord({"num-examples": 100})})
     return Message(content, reply_to=message)

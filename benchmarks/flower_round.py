@@ -51,7 +51,7 @@ class _Grid:
         with self._watch.at(_OTHERS):  # the wire is nobody's work
             sent = recorddict_to_proto(message.content)
             self.down += sent.ByteSize() if watched else 0
-            own = Message(recorddict_from_proto(sent), metadata=message.metadata)
+            own = Message(recorddict_from_proto(sent), metadata=message.metadata)  # type: ignore[call-overload]
         with self._watch.at(_WATCHED if watched else _OTHERS):
             reply = secaggplus_mod(own, context, self._train)
         with self._watch.at(_OTHERS):
@@ -77,7 +77,7 @@ def play(n: int, update: np.ndarray) -> tuple[dict[str, Seconds], int, int, np.n
     context = _server_context(n, update.size, grid)
     workflow = SecAggPlusWorkflow(num_shares=1.0, reconstruction_threshold=2 / 3 if n > 2 else 1.0)
     with watch.at(Part(SERVER, SERVER, "whole")):
-        workflow(grid, context)
+        workflow(grid, context)  # type: ignore[arg-type]
     [mean] = parameters_to_ndarrays(
         compat.arrayrecord_to_parameters(context.state.array_records[MAIN_PARAMS_RECORD], keep_input=True)
     )

@@ -6,10 +6,11 @@ are stand-ins: they have real keys, and what they send is sealed with the real k
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final, cast
 
 import numpy as np
 from flwr.app import ConfigRecord, RecordDict
+from flwr.app.typing import ConfigRecordValues
 from flwr.client.mod.secure_aggregation.secaggplus_mod import (
     SecAggPlusState,
     _collect_masked_vectors,
@@ -25,7 +26,7 @@ from flwr.common.serde import recorddict_to_proto
 
 EXAMPLES = 100
 OWN = 1  # node ids are 1..n
-SETTINGS = {  # the defaults of SecAggPlusWorkflow
+SETTINGS: Final[dict[str, ConfigRecordValues]] = {  # the defaults of SecAggPlusWorkflow
     Key.CLIPPING_RANGE: 8.0,
     Key.TARGET_RANGE: 1 << 22,
     Key.MOD_RANGE: 1 << 32,
@@ -42,7 +43,10 @@ class FlowerSite:
         keys = {node: _setup(state, ConfigRecord(setting)) for node, state in states.items()}
         self._state = states[OWN]
         self._state.nid = OWN
-        named = {str(node): [each[Key.PUBLIC_KEY_1], each[Key.PUBLIC_KEY_2]] for node, each in keys.items()}
+        named: dict[str, ConfigRecordValues] = {
+            str(node): [cast(bytes, each[Key.PUBLIC_KEY_1]), cast(bytes, each[Key.PUBLIC_KEY_2])]
+            for node, each in keys.items()
+        }
         self.replies: list[dict[str, Any]] = [keys[OWN], _share_keys(self._state, ConfigRecord(named))]
         self._boxes = self._boxes_of(range(2, n + 1))
 

@@ -226,8 +226,9 @@ def costs_in(records: Sequence[Record]) -> list[Costs]:
     found = []
     for scheme, vectors in VECTORS.items():
         own = [each for each in totals if each.scheme == scheme and each.bits and not each.extrapolated]
-        by_bits = {bits: [each for each in own if each.bits == bits] for bits in sorted({each.bits for each in own})}
-        whole = {bits: kept for bits, kept in by_bits.items() if bits and {each.role for each in kept} >= TERMS.keys()}
+        widths = sorted({each.bits for each in own if each.bits})
+        by_bits = {bits: [each for each in own if each.bits == bits] for bits in widths}
+        whole = {bits: kept for bits, kept in by_bits.items() if {each.role for each in kept} >= TERMS.keys()}
         if whole:
             bits = max(whole, key=lambda bits: len(whole[bits]))
             found.append(_costs(scheme, bits, vectors, whole[bits]))
@@ -235,8 +236,9 @@ def costs_in(records: Sequence[Record]) -> list[Costs]:
 
 
 def _costs(scheme: str, bits: int, vectors: Vectors, totals: Sequence[Record]) -> Costs:
+    taken = [(each, float(np.median(each.cpu_s))) for each in totals if each.cpu_s]
     seconds = {
-        role: Fit.of(terms, {_at(each): float(np.median(each.cpu_s)) for each in totals if each.role == role})
+        role: Fit.of(terms, {_at(each): middle for each, middle in taken if each.role == role})
         for role, terms in TERMS.items()
     }
     up, down = (

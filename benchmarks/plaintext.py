@@ -100,7 +100,8 @@ class PlainServer:
 
     def __init__(self, context: RoundContext) -> None:
         self.faults: dict[str, SecAggError] = {}
-        self._context, self._result = context, None
+        self._context = context
+        self._result: Aggregate | None = None
         self._sum = np.zeros(QuantizedUpdate(context).words, np.uint64)
 
     @property

@@ -34,7 +34,7 @@ class FederationInTurn(Federation):
 
 
 plaintext.register()
-fedserver.app.Federation = FederationInTurn  # type: ignore[misc]
+fedserver.app.Federation = FederationInTurn  # type: ignore[attr-defined]
 
 
 def main() -> None:

@@ -82,4 +82,5 @@ def main(home: Path, server: str, ca: Path, roster: Path, size: int, drops: int 
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:2]), sys.argv[2], *map(Path, sys.argv[3:5]), *map(int, sys.argv[5:]))
+    own_home, address, own_ca, listing, *numbers = sys.argv[1:]
+    main(Path(own_home), address, Path(own_ca), Path(listing), *map(int, numbers))

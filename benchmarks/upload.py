@@ -102,9 +102,10 @@ def run_server(folder: Path, made: Consortium, port: int, words: int, turns: Pat
     with terminated_as_exit(), SuperLink(work, internal) as link:
         nodes = link.register(node_keys(read_roster(made.roster)))
         with Gateway(link.handover, host=HOST, port=port, cert=made.tls.certificate, key=made.tls.key):
-            config = {"folder": str(folder), "node": str(nodes[SITE]), "words": words, "turns": str(turns)}
-            run = link.start_run(server_app="benchmarks.upload:server", client_app="benchmarks.upload:client",
-                                 config=config)  # fmt: skip
+            run = link.start_run(
+                server_app="benchmarks.upload:server", client_app="benchmarks.upload:client",
+                config={"folder": str(folder), "node": str(nodes[SITE]), "words": words, "turns": str(turns)},
+            )  # fmt: skip
             status = link.wait(run)
             raise SystemExit(f"{status.status} {status.details}\n{link.log_of_run(run)}")
 
@@ -119,7 +120,7 @@ def run_site(folder: Path, made: Consortium, port: int, words: int) -> None:
         note(folder / PUSHES, {"event": "pushed", "seconds": time.monotonic() - began})
         return sent
 
-    Fleet.push = timed  # type: ignore[method-assign]
+    Fleet.push = timed  # type: ignore[method-assign,assignment]
     _WORDS.append(_random_words(words))
     keys = load_site(made.homes[SITE])
     connection = Connection(f"{HOST}:{port}", made.tls.ca, keys.node_key, node_file=keys.home / "node.id")

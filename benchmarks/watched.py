@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -95,7 +95,7 @@ class _Run:
         with self.watch.at(Part(SERVER, SERVER, base("server", phase))):
             server.receive(self._replies(requests, phase))
 
-    def _replies(self, requests: dict[str, Packet], phase: str) -> Iterator[tuple[str, Packet]]:
+    def _replies(self, requests: Mapping[str, Packet], phase: str) -> Iterator[tuple[str, Packet]]:
         for site, request in requests.items():
             sent = encode_packet(request)
             whose = Part(site, "site", base("site", phase)) if site in self.watched else _NOBODY

@@ -248,4 +248,5 @@ def federation(n: int, size: int = 40, **options: Any) -> Round:
 def plain_mean(updates: Mapping[str, Update], survivors: Sequence[str]) -> np.ndarray:
     """The weighted float64 mean over the survivors."""
     total = sum(updates[site].weight for site in survivors)
-    return sum(updates[site].weight * updates[site].values.astype(np.float64) for site in survivors) / total
+    weighted = (updates[site].weight * updates[site].values.astype(np.float64) for site in survivors)
+    return np.asarray(sum(weighted) / total)
