@@ -78,11 +78,7 @@ class Bundles:
         if call is None:
             await self._app(scope, receive, send)
             return
-        request = Request({**scope, "app": self._app}, receive)
-        try:
-            response = await http_error_translator(request, call)
-        except ClientDisconnect:
-            return
+        response = await http_error_translator(Request({**scope, "app": self._app}, receive), _unless_gone(call))
         await response(scope, receive, send)
 
     # a site's calls
@@ -336,6 +332,25 @@ def _is_signed_once(public_key: bytes, message: bytes, signature: bytes) -> None
 
 
 _is_signed_again = lru_cache(SIGNATURES)(_is_signed_once)
+
+
+class _NoAnswer(Response):
+    """To a caller that has left."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends nothing."""
+
+
+def _unless_gone(call: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    """The call; a caller that leaves is no error of the server's, which Flower's translator would log."""
+
+    async def answered(request: Request) -> Response:
+        try:
+            return await call(request)
+        except ClientDisconnect:
+            return _NoAnswer()
+
+    return answered
 
 
 def _names(trees: Iterable[ObjectTree]) -> list[str]:

@@ -41,6 +41,7 @@ from flwr.supercore.inflatable.inflatable_object import (
     iterate_object_tree,
 )
 from flwr.supercore.primitives.asymmetric import sign_message
+from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.routers.fleet import node_auth
 
@@ -51,7 +52,7 @@ from secagg.session import Packet
 from tests.flower import pki
 
 main = pytest.importorskip("flwr.superlink.main")
-PROTOBUF = {"content-type": "application/x-protobuf"}
+PROTOBUF = {"content-type": PROTOBUF_MEDIA_TYPE}
 
 
 @dataclass(frozen=True)
@@ -142,11 +143,14 @@ class Link:
         for name, value in (("_run_id", self.run), ("_node_id", 1), ("_task_id", 1)):
             monkeypatch.setattr(TaskIdentity, name, value)
 
+    def pending_run(self) -> int:
+        """A run that nothing has begun yet."""
+        kind = TaskType.SERVER_APP
+        return self.state.create_run(None, None, "hash", {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, kind)
+
     def new_run(self) -> tuple[int, str]:
         """A run that is running, and its ServerApp's token."""
-        run = self.state.create_run(
-            None, None, "hash", {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
-        )
+        run = self.pending_run()
         [info] = self.state.get_run_info(run_ids=[run])
         token = self.state.claim_task(info.primary_task_id)
         assert token is not None and self.state.activate_task(info.primary_task_id)
