@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable, MutableMapp
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import takewhile
 from threading import Lock
 from typing import Any, Final
 
@@ -40,7 +41,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from fedclient.bundle import MOST_CONFIRMED, PULL, PUSH, ROOM_BYTES, Bundle, within_room
+from fedclient.bundle import MOST_CONFIRMED, OBJECTS, PULL, PUSH, ROOM_BYTES, Bundle, within_room
 from fedclient.line import MEDIA_TYPE
 
 HOLD_S: Final = 1.0  # how long a pull waits
@@ -69,6 +70,7 @@ class Bundles:
             "/v1/fleet/push-object": self._push_object,
             f"/v1/runtime/{PUSH}": self._push_requests,
             f"/v1/runtime/{PULL}": self._pull_replies,
+            f"/v1/runtime/{OBJECTS}": self._pull_objects,
         }
         node_auth.bytes_to_public_key, node_auth.verify_signature = bytes, _is_signed
 
@@ -157,6 +159,13 @@ class Bundles:
             for message in answer.messages_list:
                 self._state.object_store.delete(message.metadata.message_id)
         return _answer(Bundle(answer.SerializeToString(), parts))
+
+    async def _pull_objects(self, request: Request) -> Response:
+        """The objects of the names that are asked for, up to one that is not there."""
+        names = (await _bundle(request)).parts
+        task = authenticate_task(request, request.headers.get(TASK_TOKEN_HEADER), self._state)
+        contents = (self._state.get_object(task.run_id, name.decode("ascii", "replace")) for name in names)
+        return _answer(Bundle(parts=list(takewhile(bool, contents))))
 
     # both
 

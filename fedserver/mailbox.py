@@ -13,13 +13,14 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any, Final, Protocol
 
 import httpx
 from flwr.app import Message
 from flwr.app.message import remove_content_from_message
 from flwr.common.serde import message_to_proto
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree, PullObjectRequest, PushObjectRequest
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree, PushObjectRequest
 from flwr.proto.node_pb2 import Node
 from flwr.proto.runtime_pb2 import (
     PullAppMessagesRequest,
@@ -39,7 +40,7 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.superlink.grid.http_grid import HttpGrid
 from google.protobuf.message import DecodeError
 
-from fedclient.bundle import PULL, PUSH, Bundle, within_room
+from fedclient.bundle import OBJECTS, PULL, PUSH, Bundle, within_room
 from fedclient.line import Line
 from fedserver.inflation import at_most
 from secagg.errors import Malformed
@@ -50,7 +51,8 @@ SLOWEST_POLL_S: Final = 0.5
 LEAST_GAP_S: Final = 0.01  # between two polls, over all sites
 CALL_TIMEOUT_S: Final = 60.0
 MAX_ANSWER_BYTES: Final = 64 << 20
-TRANSFERS: Final = 4  # objects of one message in flight
+TRANSFERS: Final = 2  # calls for one message in flight
+BATCH: Final = 4  # objects of one call: at most 5 MiB each
 MAX_OBJECTS: Final = 4096
 MAX_HEADS_BYTES: Final = 16 << 20  # of a message's objects that are no piece of a vector
 _UNREADABLE: Final = (  # what Flower's parser raises over a reply that is none, depending on its bytes
@@ -160,12 +162,12 @@ class BundledMailbox:
         self, site: str, metadata: Any, tree: ObjectTree, contents: dict[str, bytes], max_bytes: int
     ) -> list[Message]:
         """The reply, put together; [] if it is none."""
-        names, node = _names([tree]), Node(node_id=metadata.dst_node_id)
+        names = _names([tree])
         try:
             if len(names) > MAX_OBJECTS:
                 raise Malformed(f"a message has at most {MAX_OBJECTS} objects")
             mine = {name: contents[name] for name in names if name in contents}
-            for name, content in self._pulled([name for name in names if name not in mine], metadata.run_id, node):
+            for name, content in self._pulled([name for name in names if name not in mine]):
                 mine[name] = content
                 if sum(map(len, mine.values())) > max_bytes + MAX_HEADS_BYTES:
                     raise Malformed("a message takes more bytes than were asked for")
@@ -187,14 +189,15 @@ class BundledMailbox:
             )
         )
 
-    def _pulled(self, names: Sequence[str], run_id: int, node: Node) -> Iterator[tuple[str, bytes]]:
-        def pull(name: str) -> bytes:
-            answer = self._client.PullObject(PullObjectRequest(node=node, run_id=run_id, object_id=name))
-            if not answer.object_available:
+    def _pulled(self, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        def pull(batch: Sequence[str]) -> list[bytes]:
+            answer = self._call(OBJECTS, Bundle(parts=[name.encode("ascii") for name in batch]))
+            if len(answer.parts) != len(batch):
                 raise Malformed("an object of a reply is gone")
-            return bytes(answer.object_content)
+            return answer.parts
 
-        return zip(names, self._transfers.map(pull, names), strict=True)
+        batches = [names[start : start + BATCH] for start in range(0, len(names), BATCH)]
+        return zip(names, chain.from_iterable(self._transfers.map(pull, batches)), strict=True)
 
     def _call(self, call: str, bundle: Bundle) -> Bundle:
         return Bundle.decode(self._line.post(f"/v1/runtime/{call}", bundle.encode()))
