@@ -146,6 +146,8 @@ class BundledMailbox:
         while sites and time.monotonic() < deadline:
             request = PullAppMessagesRequest(message_ids=list(sites))
             bundle = self._call(PULL, Bundle(request.SerializeToString()))
+            if time.monotonic() >= deadline:
+                return  # with what Flower says of requests that have expired
             answer = PullAppMessagesResponse.FromString(bundle.head)
             contents = dict(zip(_names(answer.message_object_trees), bundle.parts, strict=False))
             del bundle

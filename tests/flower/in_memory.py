@@ -6,13 +6,16 @@ import base64
 import datetime
 import hashlib
 import logging
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import httpx
 import numpy as np
 import pytest
+import uvicorn
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from flwr.app import Message, RecordDict
@@ -43,6 +46,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.primitives.asymmetric import sign_message
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.grid.http_grid import HttpGrid
 from flwr.superlink.routers.fleet import node_auth
 
 from fedclient.bundle import PULL, PUSH, Bundle
@@ -50,6 +54,7 @@ from fedclient.packets import encode_packet
 from fedserver.bundles import Bundles
 from secagg.session import Packet
 from tests.flower import pki
+from tests.flower.federation import wait_until
 
 main = pytest.importorskip("flwr.superlink.main")
 PROTOBUF = {"content-type": PROTOBUF_MEDIA_TYPE}
@@ -177,6 +182,31 @@ class Link:
     def stored(self, parcel: Parcel) -> set[str]:
         """Those of its objects that the store holds."""
         return {name for name in parcel.objects if self.state.object_store.get(name)}
+
+    def grid(self, address: str, issued: pki.Pki) -> HttpGrid:
+        """The Grid of the run's ServerApp."""
+        grid = HttpGrid(address, root_certificates=issued.ca.read_bytes(), token=self.token)
+        [run] = self.state.get_run_info(run_ids=[self.run])
+        grid.set_run(run)
+        return grid
+
+
+@contextmanager
+def serving(app: Any, issued: pki.Pki) -> Iterator[str]:
+    """HOST:PORT of the app, served over TLS from a thread."""
+    config = uvicorn.Config(
+        app, port=0, ssl_certfile=issued.cert, ssl_keyfile=issued.key,
+        lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        wait_until(lambda: server.started)
+        yield f"127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 class Caller:
