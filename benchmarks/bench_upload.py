@@ -1,7 +1,8 @@
 """One site's update on its way through our gateway into the server's process, beside a plain HTTPS upload.
 
-Ours passes the gateway, Flower's SuperLink and its pull by the ServerApp, each over TLS of its own, in pieces that are
-hashed; the other is one POST to uvicorn. Same bytes, same certificate, same machine, in turn.
+Ours goes in pieces that are hashed to the gateway, which hands them to the SuperLink in its process, and from there by
+TLS of its own to the ServerApp, which asks for it; the other is one POST to uvicorn. Same bytes, same certificate, same
+machine, in turn.
 """
 
 from __future__ import annotations

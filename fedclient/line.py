@@ -9,13 +9,19 @@ from __future__ import annotations
 import select
 import ssl
 import threading
+import time
+from base64 import b64encode
 from collections.abc import Callable, Mapping
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead
 from typing import Final
+from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
 OK: Final = 200
+IDLE_S: Final = 3.0  # a connection that rested longer is not used again: what is between may have forgotten it
+PROXY_PORT: Final = 80
 MEDIA_TYPE: Final = "application/octet-stream"
 _FAILURES: Final = (OSError, HTTPException)
 
@@ -24,14 +30,15 @@ class Line:
     """Calls to one server, one connection for each thread that calls.
 
     address: HOST:PORT. tls: None for plain HTTP. headers: of each request, asked for anew. max_bytes: of an answer.
+    is_proxied: goes by the proxy that the environment names for HTTPS (https_proxy, no_proxy), as httpx does.
     """
 
     def __init__(
         self, address: str, tls: ssl.SSLContext | None, headers: Callable[[], Mapping[str, str]],
-        timeout_s: float, max_bytes: int,
+        timeout_s: float, max_bytes: int, *, is_proxied: bool = True,
     ) -> None:  # fmt: skip
         self._address, self._tls, self._headers = address, tls, headers
-        self._timeout_s, self._max_bytes = timeout_s, max_bytes
+        self._timeout_s, self._max_bytes, self._is_proxied = timeout_s, max_bytes, is_proxied
         self._mine = threading.local()
         self._all: set[HTTPConnection] = set()
 
@@ -47,7 +54,10 @@ class Line:
                 connection.request("POST", path, body, headers)
                 answer = connection.getresponse()
                 content = answer.read(self._max_bytes + 1)
-                if answer.status != OK or len(content) > self._max_bytes:
+                self._mine.used_at = time.monotonic()
+                if answer.length and len(content) <= self._max_bytes:
+                    raise IncompleteRead(content, answer.length)  # http.client says so of a read without a limit only
+                if answer.status != OK or answer.length:
                     connection.close()
             except BaseException:
                 connection.close()
@@ -76,15 +86,38 @@ class Line:
         if connection is None:
             connection = self._mine.connection = self._new()
             self._all.add(connection)
-        if connection.sock is not None and select.select([connection.sock], [], [], 0)[0]:
+        elif connection.sock is not None and (
+            time.monotonic() - self._mine.used_at > IDLE_S or select.select([connection.sock], [], [], 0)[0]
+        ):
             connection.close()
         if connection.sock is None:
             connection.connect()
         return connection
 
     def _new(self) -> HTTPConnection:
-        host, _, port = self._address.rpartition(":")
-        host = host.strip("[]")
+        host, _, digits = self._address.rpartition(":")
+        host, port = host.strip("[]"), int(digits)
         if self._tls is None:
-            return HTTPConnection(host, int(port), timeout=self._timeout_s)
-        return HTTPSConnection(host, int(port), timeout=self._timeout_s, context=self._tls)
+            return HTTPConnection(host, port, timeout=self._timeout_s)
+        proxy = _proxy_for(host) if self._is_proxied else None
+        if proxy is None:
+            return HTTPSConnection(host, port, timeout=self._timeout_s, context=self._tls)
+        connection = HTTPSConnection(
+            str(proxy.hostname), proxy.port or PROXY_PORT, timeout=self._timeout_s, context=self._tls
+        )
+        connection.set_tunnel(host, port, _proxy_credentials(proxy))
+        return connection
+
+
+def _proxy_for(host: str) -> SplitResult | None:
+    url = getproxies().get("https", "")
+    if not url or proxy_bypass(host):
+        return None
+    return urlsplit(url if "//" in url else f"http://{url}")
+
+
+def _proxy_credentials(proxy: SplitResult) -> dict[str, str]:
+    if proxy.username is None:
+        return {}
+    pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return {"proxy-authorization": "Basic " + b64encode(pair.encode()).decode("ascii")}

@@ -105,7 +105,7 @@ class Site:
         self._home, self._keys, self._state_key = home, keys, state_key
         self._roster, self._policy, self._learner = roster, policy, learner
         self._rng, self._now = rng, now
-        self._prepared: tuple[bytes, tuple[Setting, ...], Facts] | None = None
+        self._prepared: tuple[bytes, tuple[Setting, ...], Facts, bytes] | None = None
         self._session: Session | None = None
         self._laps = Laps()
         self.finished = False
@@ -139,19 +139,21 @@ class Site:
             raise Refused("the server uses another roster; compare its fingerprint and epoch")
         if proposal.scheme not in self._policy.schemes:
             raise Refused(f"this site's policy: scheme {proposal.scheme} is not allowed")
-        facts = self._prepare(proposal.nonce, proposal.settings)
+        facts, initial = self._prepare(proposal.nonce, proposal.settings)
         tensors = tuple(Tensor(name, rows, columns) for name, (rows, columns) in facts.layout.tensors)
         card = ModelCard(
             self._keys.site, proposal.nonce, tensors, facts.base_model, facts.tokenizer, facts.lora_config,
-            adapter_digest(facts.layout, facts.initial_values), bytes(64),
+            initial, bytes(64),
         )  # fmt: skip
         return Packet(signed_by(self._keys, card).encode())
 
-    def _prepare(self, nonce: bytes, settings: tuple[Setting, ...]) -> Facts:
+    def _prepare(self, nonce: bytes, settings: tuple[Setting, ...]) -> tuple[Facts, bytes]:
+        """What the learner found, and the digest of the adapter's first values."""
         if self._prepared is None or self._prepared[:2] != (nonce, settings):
             plain = {each.name: each.value for each in settings}
-            self._prepared = nonce, settings, self._learner.prepare(plain, nonce)
-        return self._prepared[2]
+            facts = self._learner.prepare(plain, nonce)
+            self._prepared = nonce, settings, facts, adapter_digest(facts.layout, facts.initial_values)
+        return self._prepared[2:]
 
     def _require_free(self, nonce: bytes) -> None:
         """Raises Refused if this process has answered in another session: one at a time, one an operator's start."""
@@ -190,8 +192,7 @@ class Site:
 
         Asked again before every training: a later proposal may have made the learner load something else.
         """
-        facts = self._prepare(manifest.nonce, manifest.settings)
-        initial = adapter_digest(facts.layout, facts.initial_values)
+        facts, initial = self._prepare(manifest.nonce, manifest.settings)
         found = (
             facts.layout.digest(),
             facts.layout.size,

@@ -11,19 +11,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Hashable, Iterable, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import takewhile
 from threading import Lock
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from cryptography.exceptions import InvalidSignature
 from fastapi import FastAPI, HTTPException
 from flwr.app import Message
-from flwr.proto.fleet_pb2 import PullMessagesRequest, PushMessagesRequest
+from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse, PushMessagesRequest
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree, PushObjectRequest
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PushAppMessagesRequest
 from flwr.server.superlink.linkstate import LinkState
@@ -45,7 +45,8 @@ from fedclient.bundle import MOST_CONFIRMED, OBJECTS, PULL, PUSH, ROOM_BYTES, Bu
 from fedclient.line import MEDIA_TYPE
 
 HOLD_S: Final = 1.0  # how long a pull waits
-GATHER_S: Final = 0.002  # for replies that come together
+GATHER_S: Final = 0.004  # for replies that come together
+MOST_WHOLE: Final = 1 << 14
 LARGE_BYTES: Final = 1 << 16  # a body whose hashing would hold the other calls up: worked on in a thread
 MAX_HEAD_BYTES: Final = 1 << 20  # of a site's call: what MAX_OBJECTS names take, several times
 MAX_OBJECTS: Final = 4096  # of one message, as its receivers take them
@@ -113,11 +114,21 @@ class Bundles:
         node = pull.node.node_id
         for confirmation in _confirmations(bundle.parts, node):
             self._confirm(confirmation)
-        answer = fleet_handlers.pull_messages(pull, self._state, self._state.object_store)
+        answer = self._next_request(pull)
         if not answer.messages_list:
-            await self._bell.wait(node, request.receive)
-            answer = fleet_handlers.pull_messages(pull, self._state, self._state.object_store)
+            await self._bell.wait(node, request.receive, HOLD_S)
+            answer = self._next_request(pull)
         return _answer(Bundle(answer.SerializeToString(), self._objects(answer)))
+
+    def _next_request(self, pull: PullMessagesRequest) -> PullMessagesResponse:
+        """Flower's answer; an empty one, without its search through all messages, if none has come for the node."""
+        node, requests = pull.node.node_id, self._bell.requests
+        with self._bell.lock:
+            if not requests[node]:
+                return PullMessagesResponse()
+            answer = fleet_handlers.pull_messages(pull, self._state, self._state.object_store)
+            requests[node] = requests[node] - 1 if answer.messages_list else 0
+        return answer
 
     def _confirm(self, confirmation: ConfirmMessageReceivedRequest) -> None:
         with suppress(FlowerError):  # of a run that is over: its objects are gone
@@ -147,12 +158,16 @@ class Bundles:
         def look() -> Any:
             with self._bell.lock:
                 whole = self._bell.without_incomplete(pull.message_ids)
-                return runtime_handlers.pull_messages(PullAppMessagesRequest(message_ids=whole), self._state, task)
+                found = runtime_handlers.pull_messages(PullAppMessagesRequest(message_ids=whole), self._state, task)
+                self._bell.forget(message.metadata.reply_to_message_id for message in found.messages_list)
+                return found
 
         answer = look()
         if pull.message_ids and not answer.messages_list:
-            await self._bell.wait(("run", task.run_id), request.receive)
-            await asyncio.sleep(GATHER_S)
+            key = ("run", task.run_id)
+            await self._bell.wait(key, request.receive, HOLD_S)
+            if not self._bell.has_all(pull.message_ids):
+                await self._bell.wait(key, request.receive, GATHER_S)
             answer = look()
         parts = self._objects(answer)
         if len(parts) == len(_names(answer.message_object_trees)):
@@ -206,19 +221,21 @@ class Bell:
         self._incomplete: dict[str, _Incomplete] = {}  # by the message's id
         self._lacking: dict[str, set[str]] = defaultdict(set)  # by object: the messages that lack it
         self._replies: dict[str, str] = {}  # by request: its incomplete reply
+        self._whole: set[str] = set()  # requests whose reply is whole and waits to be pulled
+        self.requests: Counter[int] = Counter()  # by node: the most that can be there whole for it
         self._waiting: dict[Hashable, set[asyncio.Future[None]]] = defaultdict(set)
         self._loop: asyncio.AbstractEventLoop | None = None
         state.store_message_and_object_tree = self._on_message  # type: ignore[method-assign]
         state.store_object = self._on_object  # type: ignore[method-assign]
 
-    async def wait(self, key: Hashable, receive: Receive) -> None:
-        """Returns when `key` is rung, after HOLD_S at the latest. Raises ClientDisconnect if the caller has left."""
+    async def wait(self, key: Hashable, receive: Receive, most_s: float) -> None:
+        """Returns when `key` is rung, after `most_s` at the latest. Raises ClientDisconnect if the caller has left."""
         self._loop = asyncio.get_running_loop()
         rung = self._loop.create_future()
         left = asyncio.ensure_future(receive())
         self._waiting[key].add(rung)
         try:
-            await asyncio.wait({rung, left}, timeout=HOLD_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({rung, left}, timeout=most_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._waiting[key].discard(rung)
             if not self._waiting[key]:
@@ -232,6 +249,14 @@ class Bell:
     def without_incomplete(self, requests: Iterable[str]) -> list[str]:
         """The requests whose reply has not come at all, or has come whole."""
         return [name for name in requests if name not in self._replies]
+
+    def has_all(self, requests: Iterable[str]) -> bool:
+        """Whether every request has a whole reply that waits."""
+        return self._whole.issuperset(requests)
+
+    def forget(self, requests: Iterable[str]) -> None:
+        """Their replies were pulled."""
+        self._whole.difference_update(requests)
 
     def _on_message(self, message: Message, object_tree: ObjectTree, session_id: str) -> tuple[bool, list[str]]:
         metadata = message.metadata
@@ -251,6 +276,8 @@ class Bell:
                     self._lacking[name].add(metadata.message_id)
                 if request:
                     self._replies[request] = metadata.message_id
+            elif stored:
+                self._count(key, request)
         if stored and not missing:
             self._ring(key)
         return stored, missing
@@ -281,10 +308,20 @@ class Bell:
                     if not self._incomplete[name].lacks:
                         whole.append(self._incomplete[name])
                         self._forget(name)
+                        self._count(whole[-1].key, whole[-1].request)
                 self._lacking.pop(object_id, None)
         for key in {each.key for each in whole}:
             self._ring(key)
         return stored
+
+    def _count(self, key: Hashable, request: str) -> None:
+        """A message is whole. key: who waits for it. request: that it replies to, if it does."""
+        if not request:
+            self.requests[cast(int, key)] += 1
+            return
+        if len(self._whole) >= MOST_WHOLE:  # of exchanges that ended without them; a pull that misses one is as fast
+            self._whole.clear()
+        self._whole.add(request)
 
     def _forget_expired(self) -> None:
         """Forgets messages whose upload was given up."""

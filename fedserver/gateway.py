@@ -7,9 +7,11 @@ stays on loopback, and the SuperLink's process serves its app a second time behi
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -32,16 +34,14 @@ FLEET_CALLS: Final = (
     PUSH.encode(),
 )
 METHOD_OF_PATH: Final = {b"/v1/fleet/" + call: "POST" for call in FLEET_CALLS} | {b"/health": "GET"}
-MAX_BODY_BYTES: Final = 64 << 20  # one object: Flower cuts an Array into pieces of 5 MiB
+MAX_BODY_BYTES: Final = 16 << 20  # an object (a piece of 5 MiB of an Array, a head of 4 MiB), or a bundle
 BODY_S: Final = 120.0  # for a whole body, so that nobody holds a connection with a byte now and then
 MAX_CONNECTIONS: Final = 512
 KEEP_ALIVE_S: Final = 75
 REQUEST_TIMEOUT: Final = 408
 START_S: Final = 15.0
 STOP_S: Final = 5.0
-STARTED: Final = b"s"  # what the SuperLink's process says of a listener that it was handed
-FAILED: Final = b"f"
-STOP: Final = b"x"  # what it is told
+STARTED: Final = b"s"  # what the SuperLink's process says of a listener that it was handed, once it serves it
 NOT_FORWARDED: Final = frozenset(
     b"connection keep-alive proxy-authorization te trailer upgrade expect cookie authorization forwarded "
     b"x-forwarded-for x-forwarded-host x-forwarded-proto".split()
@@ -129,6 +129,7 @@ class Gateway:
 
     def __init__(self, handover: socket.socket, *, host: str, port: int, cert: Path, key: Path) -> None:
         self._handover, self._host, self._port, self._cert, self._key = handover, host, port, cert, key
+        self._channel: socket.socket | None = None
 
     @property
     def port(self) -> int:
@@ -139,26 +140,37 @@ class Gateway:
         self._check_certificate()
         with self._listen() as listener:
             self._port = listener.getsockname()[1]
-            files = "\0".join(str(path.resolve()) for path in (self._cert, self._key))
-            self._handover.settimeout(START_S)
-            try:
-                socket.send_fds(self._handover, [files.encode()], [listener.fileno()])
-                said = self._handover.recv(1)
-            except OSError:
-                said = FAILED
-        if said != STARTED:
-            raise GatewayFailed("the public listener did not start", "start fedserver again")
+            self._channel = self._hand_over(listener)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._handover.settimeout(STOP_S)
+        if self._channel is None:
+            return
+        with self._channel as channel, suppress(OSError):
+            channel.settimeout(STOP_S)
+            channel.shutdown(socket.SHUT_WR)
+            channel.recv(1)  # the end of the stream, once the port is closed or the process has ended
+
+    def _hand_over(self, listener: socket.socket) -> socket.socket:
+        """Our end of a channel by which both sides hear that the other one is done with the listener."""
+        files = b"\0".join(os.fsencode(path.resolve()) for path in (self._cert, self._key))
+        ours, theirs = socket.socketpair()
+        ours.settimeout(START_S)
+        self._handover.settimeout(START_S)
         try:
-            self._handover.sendall(STOP)
-            self._handover.recv(1)
+            with theirs:
+                socket.send_fds(self._handover, [files], [listener.fileno(), theirs.fileno()])
+            if ours.recv(1) == STARTED:
+                return ours
         except OSError:
-            return  # the process has ended, and its listener with it
+            pass  # the process has ended, or does not answer
+        except BaseException:
+            ours.close()
+            raise
+        ours.close()
+        raise GatewayFailed("the public listener did not start", "start fedserver again")
 
     def _check_certificate(self) -> None:
         try:
@@ -219,8 +231,6 @@ def _content_length(scope: Scope) -> int | None:
 
 
 async def _answer(send: Send, status: int) -> None:
-    headers = [(b"content-length", b"0")]
-    if status == REQUEST_TIMEOUT:
-        headers.append((b"connection", b"close"))  # else the rest of the body would be waited for
+    headers = [(b"content-length", b"0"), (b"connection", b"close")]  # else the rest of a body would be waited for
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": b""})

@@ -18,10 +18,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
+import os
+import resource
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import entry_points
 from typing import Any, Final
@@ -33,9 +36,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fedserver.bundles import Bundles
-from fedserver.gateway import FAILED, STARTED, FleetOnly, public_config
+from fedserver.gateway import STARTED, FleetOnly, public_config
 
 LOOK_S: Final = 0.01
+DESCRIPTORS: Final = 1 << 16  # or strangers on the public port would soon leave none for the ServerApp's calls
+SETTINGS: Final = ("host", "port", "log_config", "ssl_keyfile", "ssl_certfile")  # of uvicorn.run, that are kept
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -45,6 +50,8 @@ _SHARED: Final = ("push-messages", "pull-messages", "push-object", "pull-object"
 _BESIDE: Final = ("/v1/fleet/send-node-heartbeat", "/v1/runtime/get-nodes", "/v1/runtime/acquire-task")
 UNARY: Final = frozenset(f"/v1/{side}/{call}" for side in ("fleet", "runtime") for call in _SHARED) | {*_BESIDE}
 _with_tasks: Final = BaseHTTPMiddleware.__call__
+
+logger = logging.getLogger(__name__)
 
 
 class Whole(Response):
@@ -109,15 +116,19 @@ def install() -> None:
 
 def serve(control: socket.socket, app: FastAPI, **settings: Any) -> None:
     """Stands for `uvicorn.run`, which the console script ends with: serves until a signal comes."""
-    known = ("host", "port", "log_config", "ssl_keyfile", "ssl_certfile")
     whole = Bundles(app)
-    config = uvicorn.Config(whole, access_log=False, **{name: settings[name] for name in known})
+    known = {name: settings[name] for name in SETTINGS}
+    config = uvicorn.Config(whole, interface="asgi3", ws="none", access_log=False, proxy_headers=False, **known)
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # no stranger fills the log with broken requests
 
     async def run() -> None:
+        server = uvicorn.Server(config)
         public = asyncio.create_task(_serve_public(control, FleetOnly(whole)))
-        await uvicorn.Server(config).serve()
+        public.add_done_callback(lambda _: setattr(server, "should_exit", True))
+        await server.serve()
         public.cancel()
-        await asyncio.gather(public, return_exceptions=True)
+        with suppress(asyncio.CancelledError):
+            await public
 
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(run())
@@ -133,26 +144,36 @@ class PublicServer(uvicorn.Server):
 
 
 async def _serve_public(control: socket.socket, app: FleetOnly) -> None:
-    """Serves each listener that fedserver hands over, until it says that it is enough of it."""
+    """Serves each listener that fedserver hands over, one after the other, until fedserver closes its end."""
     while True:
         await _readable(control)
-        files, descriptors, *_ = socket.recv_fds(control, 1 << 16, 1)
+        files, descriptors, *_ = socket.recv_fds(control, 1 << 16, 2)
         if not descriptors:
-            return  # fedserver has closed its end
-        listener = socket.socket(fileno=descriptors[0])
-        server = PublicServer(public_config(app, *files.decode().split("\0")))
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        try:
-            while not (server.started or serving.done()):
-                await asyncio.sleep(LOOK_S)
-            control.sendall(STARTED if server.started else FAILED)
-            await _readable(control)
-            control.recv(1)
-        finally:
-            server.should_exit = True
-            await asyncio.gather(serving, return_exceptions=True)
-            listener.close()
-        control.sendall(STARTED)
+            return
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
+        cert, key = map(os.fsdecode, files.split(b"\0"))
+        listener, channel = (socket.socket(fileno=descriptor) for descriptor in descriptors)
+        with channel, listener:
+            try:
+                await _serve_listener(listener, channel, public_config(app, cert, key))
+            except OSError as error:
+                logger.error("the public listener cannot be served: %s", error)
+
+
+async def _serve_listener(listener: socket.socket, channel: socket.socket, config: uvicorn.Config) -> None:
+    """Serves until fedserver closes its end of the channel; ours is closed when the port is. Raises OSError."""
+    server = PublicServer(config)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        while not (server.started or serving.done()):
+            await asyncio.sleep(LOOK_S)
+        if server.started:
+            channel.sendall(STARTED)
+            await _readable(channel)
+    finally:
+        server.should_exit = True
+        await serving
 
 
 async def _readable(control: socket.socket) -> None:
@@ -164,9 +185,18 @@ async def _readable(control: socket.socket) -> None:
         loop.remove_reader(control)
 
 
+def _allow_many_descriptors() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def main() -> None:
     """Runs the console script."""
+    _allow_many_descriptors()
     control = socket.socket(fileno=int(sys.argv.pop(1)))
+    control.set_inheritable(False)
     [script] = entry_points(group="console_scripts", name="flower-superlink")
     superlink = script.load()
     install()

@@ -97,7 +97,7 @@ class BundledMailbox:
         self._client = grid._runtime_client
         headers = {TASK_TOKEN_HEADER: grid._token}
         tls = None if grid._insecure else ssl.create_default_context(cadata=_text(grid._cert))
-        self._line = Line(grid._addr, tls, lambda: headers, CALL_TIMEOUT_S, MAX_ANSWER_BYTES)
+        self._line = Line(grid._addr, tls, lambda: headers, CALL_TIMEOUT_S, MAX_ANSWER_BYTES, is_proxied=False)
         self._transfers = ThreadPoolExecutor(TRANSFERS, thread_name_prefix="mailbox")
 
     def is_served(self) -> bool:
@@ -146,8 +146,6 @@ class BundledMailbox:
         while sites and time.monotonic() < deadline:
             request = PullAppMessagesRequest(message_ids=list(sites))
             bundle = self._call(PULL, Bundle(request.SerializeToString()))
-            if time.monotonic() >= deadline:
-                return  # with what Flower says of requests that have expired
             answer = PullAppMessagesResponse.FromString(bundle.head)
             contents = dict(zip(_names(answer.message_object_trees), bundle.parts, strict=False))
             del bundle
@@ -157,7 +155,10 @@ class BundledMailbox:
                 replies = [] if site is None else self._read(site, proto.metadata, tree, contents, max_bytes)
                 if not is_whole:
                     self._confirm(proto.metadata)
-                if site is not None:
+                is_expired = (
+                    proto.HasField("error") and time.monotonic() >= deadline
+                )  # Flower's answer to a late question
+                if site is not None and not is_expired:
                     yield site, replies
 
     def _read(

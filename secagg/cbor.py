@@ -12,6 +12,7 @@ from typing import Final
 from secagg.errors import Malformed
 
 _MAJOR: Final = {int: 0, bytes: 2, str: 3, list: 4}  # RFC 8949 §3.1
+_SHORT: Final = 24  # numbers below it stand in the head's own byte
 _WIDTHS: Final = {24: 1, 25: 2, 26: 4, 27: 8}  # additional information -> bytes of argument
 
 
@@ -59,11 +60,11 @@ class Reader:
         if first >> 5 != _MAJOR[kind]:
             raise Malformed(f"something else stands where {kind.__name__} is expected")
         low = first & 31
-        if low < min(_WIDTHS):
+        if low < _SHORT:
             return low
         if low not in _WIDTHS:
             raise Malformed("a length is indefinite or reserved")
         value = int.from_bytes(self._take(_WIDTHS[low]), "big")
-        if value < (24 if low == min(_WIDTHS) else 1 << 4 * _WIDTHS[low]):
+        if value < (_SHORT if low == _SHORT else 1 << 4 * _WIDTHS[low]):
             raise Malformed("a number is not in its shortest form")
         return value

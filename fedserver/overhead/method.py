@@ -46,7 +46,7 @@ _RULES: Final = (
 )
 _SESSION_RULES: Final = (
     "Wall time is the server's: from asking the sites to the last answer it took, network and waiting included.",
-    "CPU time is that of the server's own process; its SuperLink and its gateway are processes of their own.",
+    "CPU time is that of the server's own process; its SuperLink, which is the gateway too, is another.",
     "Of rounds the middle is told, and in brackets the least and the most.",
     "Bytes are counted from encoded messages: heads and 8 bytes a word, without the records of HTTP and TLS around "
     "them. MB are 10^6 bytes. A site's share is the sum over all sites, divided by those in the sum.",

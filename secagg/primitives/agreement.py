@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from cryptography.hazmat.primitives import hashes
@@ -11,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from secagg.errors import Malformed
 
+MOST_REMEMBERED: Final = 1 << 14
 _P: Final = (1 << 255) - 19  # the field of Curve25519
 _PROBE: Final = X25519PrivateKey.from_private_bytes(bytes(32))  # clamping makes any secret a multiple of 8
 
@@ -23,6 +25,7 @@ def public_key(secret: bytes) -> bytes:
     return key.public_bytes(Encoding.Raw, PublicFormat.Raw)
 
 
+@lru_cache(MOST_REMEMBERED)  # a key comes back with every later request of a round
 def require_public(key: bytes) -> None:
     """Raises Malformed unless the 32 bytes are a public key of full order in its one encoding."""
     if int.from_bytes(key, "little") >= _P:

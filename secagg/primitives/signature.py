@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import OrderedDict
+from typing import Final
+
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+PUBLIC_BYTES: Final = 32
+SIGNATURE_BYTES: Final = 64
+MOST_REMEMBERED: Final = 1 << 14
+_verified: OrderedDict[bytes, None] = OrderedDict()  # SHA-256 of a key, its signature and the message, if right
 
 
 def sign(key: Ed25519PrivateKey, label: bytes, *parts: bytes) -> bytes:
@@ -12,9 +21,25 @@ def sign(key: Ed25519PrivateKey, label: bytes, *parts: bytes) -> bytes:
 
 
 def is_signed(public: bytes, signature: bytes, label: bytes, *parts: bytes) -> bool:
-    """Whether `signature` is `public`'s (32 bytes) over label || parts."""
+    """Whether `signature` is `public`'s (32 bytes) over label || parts.
+
+    A signature that was right is not checked again: adverts, for one, come back with every later request of a round.
+    """
+    if len(public) != PUBLIC_BYTES or len(signature) != SIGNATURE_BYTES:
+        return False
+    message = label + b"".join(parts)
+    name = hashlib.sha256(public + signature + message).digest()
+    if name in _verified:
+        return True
     try:
-        Ed25519PublicKey.from_public_bytes(public).verify(signature, label + b"".join(parts))
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
     except (InvalidSignature, ValueError):
         return False
+    _remember(name)
     return True
+
+
+def _remember(name: bytes) -> None:
+    _verified[name] = None
+    if len(_verified) > MOST_REMEMBERED:
+        _verified.popitem(last=False)

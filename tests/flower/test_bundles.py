@@ -209,16 +209,24 @@ def test_replies_that_arrive_by_ordinary_calls_are_given_out_too(link: Link) -> 
     calling(link, story)
 
 
-def test_a_request_is_pulled_while_its_objects_are_still_coming(link: Link) -> None:
+def test_a_request_is_given_out_as_soon_as_its_last_object_has_come(link: Link) -> None:
     site = link.node()
 
     async def story(caller: Caller) -> None:
         request = link.request(site, words=100)
         answer = await caller.ask(request, parts=request.contents[:2])
-        assert set(answer.objects_to_push) == set(list(request.objects)[2:])
-        pulled, parts = await caller.poll(site)
-        assert names_of(pulled) == {request.name} and parts == request.contents[:2]
+        missing = list(request.objects)[2:]
+        assert set(answer.objects_to_push) == set(missing)
+        waiting = asyncio.create_task(caller.poll(site))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        pushed_at = time.monotonic()
+        for name in missing:
+            assert link.state.store_object(link.run, answer.session_id, name, request.objects[name])
+        pulled, parts = await waiting
+        assert names_of(pulled) == {request.name} and parts == request.contents
         assert pulled.message_object_trees[0] == request.tree
+        assert time.monotonic() - pushed_at < SOON_S
 
     calling(link, story)
 

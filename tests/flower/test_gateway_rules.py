@@ -1,60 +1,43 @@
-"""What the gateway lets through to the SuperLink, asked of it directly, without sockets."""
+"""What the gateway lets through to the SuperLink's app, asked of it directly, without sockets."""
 
 from __future__ import annotations
 
 import asyncio
-import ssl
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from fedserver import gateway
-from fedserver.gateway import FLEET_CALLS, MAX_CONNECTIONS, FleetOnly, Gateway, GatewayFailed
-from fedserver.traffic import Traffic
-from fedserver.upstream import Answer, Headers, UpstreamFailed
-from tests.flower import pki
+from fedclient.bundle import PULL
+from fedserver.gateway import FLEET_CALLS, FleetOnly
 
 LIMIT = 1000
 PUSH = b"/v1/fleet/push-object"
 
 
-@pytest.fixture(scope="module")
-def issued(tmp_path_factory: pytest.TempPathFactory) -> pki.Pki:
-    return pki.issue(tmp_path_factory.mktemp("pki"))
-
-
 @dataclass
-class Superlink:
-    """Stands for the gateway's upstream: answers everything with 200, and keeps what reached it whole."""
+class App:
+    """Stands for the SuperLink's app: answers everything with 200, and keeps what it is given until its caller left."""
 
-    seen: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
-    headers: list[dict[bytes, bytes]] = field(default_factory=list)
-    is_away: bool = False
+    seen: list[tuple[str, bytes]] = field(default_factory=list)
+    scopes: list[dict[str, Any]] = field(default_factory=list)
+    given: list[dict[str, Any]] = field(default_factory=list)
 
-    async def send(self, method: bytes, path: bytes, headers: Headers, body: AsyncIterator[bytes] | None) -> Answer:
-        if self.is_away:
-            raise UpstreamFailed
-        content = b"" if body is None else b"".join([piece async for piece in body])
-        self.seen.append((method, path, content))
-        self.headers.append(dict(headers))
-        return Answer(200, [(b"server", b"inner"), (b"date", b"now"), (b"x-kept", b"yes")], self._pieces())
-
-    async def _pieces(self) -> AsyncGenerator[bytes]:
-        yield b"ans"
-        yield b"wer"
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.scopes.append(scope)
+        self.given.append(await receive())
+        self.seen.append((scope["path"], self.given[-1]["body"]))
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x-kept", b"yes")]})
+        await send({"type": "http.response.body", "body": b"answer"})
 
 
 @dataclass
 class Public:
-    """The gateway in front of it, as its web server would call it."""
+    """The gateway around it, as its web server would call it."""
 
-    app: FleetOnly
-    superlink: Superlink
+    app: App
+    gateway: FleetOnly
 
     def ask(
         self, path: bytes, method: str = "POST", *, query: bytes = b"", body: Sequence[Any] = (b"",),
@@ -71,49 +54,49 @@ class Public:
 
         async def receive() -> dict[str, Any]:
             nonlocal left
-            part, left = next(parts), left - 1
+            part, left = next(parts, None), left - 1
             if part is None:
                 return {"type": "http.disconnect"}
             return {"type": "http.request", "body": part, "more_body": left > 0}
 
-        async def send(part: dict[str, Any]) -> None:
+        async def send(part: Any) -> None:
             sent.append(part)
 
-        asyncio.run(self.app(scope, receive, send))
+        asyncio.run(self.gateway(scope, receive, send))
         return (sent[0]["status"], dict(sent[0]["headers"])) if sent else (None, {})
 
 
 @pytest.fixture
-def public(issued: pki.Pki) -> Iterator[Public]:
-    superlink = Superlink()
-    app = FleetOnly("https://127.0.0.1:1", issued.ca, max_body_bytes=LIMIT)
-    app._upstream = superlink  # type: ignore[assignment]
-    yield Public(app, superlink)
+def public() -> Public:
+    app = App()
+    return Public(app, FleetOnly(app, max_body_bytes=LIMIT))
 
 
 def test_every_call_that_a_site_needs_reaches_the_superlink(public: Public) -> None:
-    for call in FLEET_CALLS:
-        assert public.ask(b"/v1/fleet/" + call)[0] == 200
+    paths = [b"/v1/fleet/" + call for call in FLEET_CALLS]
+    assert b"/v1/fleet/" + PULL.encode() in paths
+    for path in paths:
+        assert public.ask(path) == (200, {b"x-kept": b"yes"})
     assert public.ask(b"/health", "GET")[0] == 200
-    assert len(public.superlink.seen) == len(FLEET_CALLS) + 1
+    assert [path for path, _ in public.app.seen] == [*(path.decode() for path in paths), "/health"]
 
 
 @pytest.mark.parametrize(
     "path",
     [b"", b"/", b"/v1/control/start-run", b"/v1/fleet/", b"/v1/fleet/register-node", b"/v1/fleet/unregister-node",
      b"/v1/fleet//push-object", b"/v1/fleet/push-object/", b"/v1/fleet/push%2dobject", b"/v1/fleet/../control/x",
-     b"//v1/fleet/push-object", b"/V1/fleet/push-object"],
+     b"//v1/fleet/push-object", b"/V1/fleet/push-object", b"/v1/runtime/push-bundle", b"/v1/runtime/pull-bundle"],
 )  # fmt: skip
 def test_any_other_path_is_nowhere(public: Public, path: bytes) -> None:
     assert public.ask(path)[0] == 404
-    assert public.superlink.seen == []
+    assert public.app.seen == []
 
 
 def test_a_query_or_another_method_does_not_pass(public: Public) -> None:
     assert public.ask(PUSH, query=b"x=1")[0] == 404
     assert public.ask(PUSH, "GET")[0] == 405
     assert public.ask(b"/health", "POST")[0] == 405
-    assert public.superlink.seen == []
+    assert public.app.seen == []
 
 
 def test_a_body_of_the_limit_passes_and_one_byte_more_does_not(public: Public) -> None:
@@ -123,59 +106,62 @@ def test_a_body_of_the_limit_passes_and_one_byte_more_does_not(public: Public) -
     assert public.ask(PUSH, body=[half, half])[0] == 200
     assert public.ask(PUSH, body=[half, half, b"x"])[0] == 413
     longer = (b"content-length", str(LIMIT + 1).encode())
-    assert public.ask(PUSH, body=[], headers=[longer])[0] == 413  # before a byte of it was read
-    assert [len(body) for _, _, body in public.superlink.seen] == [LIMIT, LIMIT]
+    assert public.ask(PUSH, body=[None], headers=[longer])[0] == 413  # before a byte of it was read
+    assert [len(body) for _, body in public.app.seen] == [LIMIT, LIMIT]
 
 
 def test_what_a_sender_left_in_the_middle_of_is_not_passed_on_as_whole(public: Public) -> None:
     assert public.ask(PUSH, body=[b"half", None])[0] is None
-    assert public.superlink.seen == []
+    assert public.app.seen == []
 
 
-def test_no_credential_or_forwarding_header_goes_in_and_no_server_header_comes_out(public: Public) -> None:
+def test_a_body_reaches_the_app_whole_and_once_and_then_that_its_sender_left() -> None:
+    given: list[dict[str, Any]] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        given.extend([await receive(), await receive()])
+
+    assert Public(App(), FleetOnly(app)).ask(PUSH, body=[b"in", b" two ", b"parts"])[0] is None
+    whole = {"type": "http.request", "body": b"in two parts", "more_body": False}
+    assert given == [whole, {"type": "http.disconnect"}]
+
+
+def test_no_credential_or_forwarding_header_goes_in_and_flowers_own_do(public: Public) -> None:
     names = (b"authorization", b"cookie", b"x-forwarded-for", b"forwarded", b"proxy-authorization", b"flwr-signature")
-    status, headers = public.ask(PUSH, headers=[(name, b"x") for name in names])
-    assert (status, headers[b"x-kept"]) == (200, b"yes")
-    assert not {b"server", b"date"} & headers.keys()
-    assert [name for name in names if name in public.superlink.headers[0]] == [b"flwr-signature"]
+    assert public.ask(PUSH, headers=[(name, b"x") for name in names])[0] == 200
+    assert public.app.scopes[0]["headers"] == [(b"flwr-signature", b"x")]
 
 
-def test_a_superlink_that_is_away_is_worth_another_try(public: Public) -> None:
-    public.superlink.is_away = True
-    assert public.ask(PUSH)[0] == 503
+@pytest.mark.parametrize(("path", "body"), [(b"/", [b""]), (b"/health", [b""]), (PUSH, [bytes(LIMIT), b"x", b"more"])])
+def test_a_refusal_ends_the_connection_so_that_the_rest_of_a_body_is_not_waited_for(
+    public: Public, path: bytes, body: list[bytes]
+) -> None:
+    status, headers = public.ask(path, body=body)
+    assert status in {404, 405, 413}
+    assert headers[b"connection"] == b"close"
 
 
-def test_polls_under_ever_new_keys_do_not_fill_the_memory(issued: pki.Pki, tmp_path: Path) -> None:
-    traffic = Traffic.create(tmp_path / "traffic")
-    traffic.announce_requests()
-    app = FleetOnly("https://127.0.0.1:1", issued.ca, traffic=traffic)
-    app._upstream = Superlink()  # type: ignore[assignment]
-    public = Public(app, Superlink())
-    for number in range(2 * MAX_CONNECTIONS):
-        key = (b"flwr-public-key", str(number).encode())
-        assert public.ask(b"/v1/fleet/pull-messages", headers=[key])[0] == 200
-    assert len(app._polled) <= MAX_CONNECTIONS
+def test_an_upload_that_trickles_ends_with_408() -> None:
+    app, sent = App(), list[dict[str, Any]]()
+
+    async def trickle() -> dict[str, Any]:
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def send(part: Any) -> None:
+        sent.append(part)
+
+    scope = {"type": "http", "method": "POST", "raw_path": PUSH, "query_string": b"", "headers": []}
+    asyncio.run(asyncio.wait_for(FleetOnly(app, body_s=0.2)(scope, trickle, send), 5))
+    assert sent[0]["status"] == 408
+    assert (b"connection", b"close") in sent[0]["headers"]
+    assert app.seen == []
 
 
-def test_the_gateway_trusts_the_internal_ca_alone(issued: pki.Pki) -> None:
-    tls = FleetOnly("https://127.0.0.1:1", issued.ca)._upstream.tls
-    assert tls.verify_mode is ssl.CERT_REQUIRED and tls.check_hostname
-    assert len(tls.get_ca_certs()) == 1
+def test_an_app_that_takes_long_is_not_cut_off_by_the_limit_on_a_bodys_time() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await asyncio.sleep(0.3)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
 
-
-def test_a_listener_that_does_not_start_says_so(issued: pki.Pki, monkeypatch: pytest.MonkeyPatch) -> None:
-    upstream = "https://127.0.0.1:1"
-    running = Gateway(
-        host="127.0.0.1", port=0, cert=issued.cert, key=issued.key, upstream=upstream, upstream_ca=issued.ca
-    )
-    slept: list[float] = []
-
-    def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        assert len(slept) < 100, "still waiting"
-
-    monkeypatch.setattr(running._server, "run", lambda sockets: None)
-    monkeypatch.setattr(gateway, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
-    with pytest.raises(GatewayFailed, match="did not start"):
-        running.__enter__()
-    running.__exit__(None, None, None)
+    assert Public(App(), FleetOnly(app, body_s=0.1)).ask(PUSH)[0] == 200

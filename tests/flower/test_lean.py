@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -156,6 +157,7 @@ def test_flower_answers_each_of_these_paths_with_one_message() -> None:
 
 
 def test_the_launched_console_script_is_flowers_own() -> None:
-    command = [sys.executable, "-P", lean.__file__, "--version"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    with socket.socket() as control:
+        command = [sys.executable, "-P", lean.__file__, str(control.fileno()), "--version"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, pass_fds=[control.fileno()])
     assert done.stdout.startswith("Flower version: ")

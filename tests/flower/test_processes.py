@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import signal
 import socket
 import ssl
@@ -10,17 +12,20 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from flwr.supernode import node_auth_http_interceptor
 
 from fedclient.agent import serve
 from fedclient.connection import ConnectionFailed, Event
-from fedserver.superlink import InternalTls, SuperLink, SuperLinkFailed
+from fedserver.gateway import Gateway
+from fedserver.superlink import LEAN, InternalTls, SuperLink, SuperLinkFailed
 from tests.flower import pki
 from tests.flower.federation import ROOT, SITES, Federation, wait_until
 from tests.flower.toy_client import app
@@ -128,6 +133,45 @@ def test_the_public_port_refuses_other_methods(federation: Federation, link: Sup
     assert _status(federation, f"{line} HTTP/1.1") == 405
 
 
+def test_no_stranger_writes_into_the_superlinks_log(federation: Federation, link: SuperLink) -> None:
+    log = link.work / "superlink.log"
+    before = log.read_text()
+    for line in ("GET / HTTP/9.9", "nonsense", "GET /health HTTP/1.1\r\nUpgrade: websocket\r\nX:"):
+        with suppress(IndexError):
+            _status(federation, line)
+    assert _status(federation, "POST /v1/fleet/push-bundle HTTP/1.1") == 400
+    assert _status(federation, "POST /v1/fleet/pull-bundle HTTP/1.1") == 400
+    assert log.read_text() == before
+
+
+def test_a_public_answer_says_nothing_of_the_server_and_its_clock(federation: Federation, link: SuperLink) -> None:
+    trust = ssl.create_default_context(cafile=federation.pki.ca)
+    with httpx.Client(base_url=f"https://{federation.address}", verify=trust, trust_env=False) as web:
+        for answer in (web.get("/health"), web.post("/v1/fleet/pull-messages"), web.get("/")):
+            assert not {"server", "date"} & set(answer.headers)
+
+
+def test_nobody_but_the_superlink_holds_the_public_port_and_the_way_to_hand_one_over(
+    federation: Federation, link: SuperLink
+) -> None:
+    superlink = psutil.Process(link._processes["superlink"].pid)
+    command = superlink.cmdline()
+    descriptor = command[command.index(str(LEAN)) + 1]
+    handed = os.readlink(f"/proc/{superlink.pid}/fd/{descriptor}")  # noqa: PTH115
+    flags = Path(f"/proc/{superlink.pid}/fdinfo/{descriptor}").read_text().partition("flags:")[2].split()[0]
+    assert int(flags, 8) & os.O_CLOEXEC
+    with federation.agents(["hospital-a"]):
+        run_id = federation.start(link, "query.slow", sites=["hospital-a"])
+        wait_until(lambda: any(thread.name == "fleet-app" for thread in threading.enumerate()))
+        children = psutil.Process().children(recursive=True)
+        assert len(children) >= 4  # the ServerApp among them
+        listening = {child.pid for child in children if federation.port in _listening(child)}
+        holding = {child.pid for child in children if handed in _descriptors(child)}
+        link.stop_run(run_id)
+    assert (listening, holding) == ({superlink.pid}, {superlink.pid})
+    assert federation.port not in _listening(psutil.Process())
+
+
 def test_a_wrong_ca_a_strange_key_and_a_closed_port_are_told_apart(
     federation: Federation, link: SuperLink, tmp_path: Path
 ) -> None:
@@ -212,27 +256,91 @@ def test_a_superlink_that_cannot_start_says_why(tmp_path: Path) -> None:
     assert "superlink.log" in failure.value.remedy
 
 
-def test_a_killed_server_leaves_no_process_behind(tmp_path: Path) -> None:
+def test_a_killed_server_leaves_no_process_and_no_port_behind(tmp_path: Path) -> None:
     issued = pki.issue(tmp_path)
     code = (
-        "import sys, time; from pathlib import Path; from fedserver.superlink import *\n"
+        "import sys, time; from pathlib import Path\n"
+        "from fedserver.gateway import *; from fedserver.superlink import *\n"
         "cert, key, ca, work = map(Path, sys.argv[1:])\n"
-        "with SuperLink(work, InternalTls(cert, key, ca)): print('up', flush=True); time.sleep(60)"
+        "with SuperLink(work, InternalTls(cert, key, ca)) as link:\n"
+        "    with Gateway(link.handover, host='127.0.0.1', port=0, cert=cert, key=key) as gateway:\n"
+        "        print(gateway.port, flush=True); time.sleep(60)"
     )
     files = [str(path) for path in (issued.cert, issued.key, issued.ca, tmp_path / "link")]
     server = subprocess.Popen([sys.executable, "-c", code, *files], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
-    assert server.stdout.readline() == "up\n"
+    port = int(server.stdout.readline())
+    socket.create_connection(("127.0.0.1", port)).close()
     children = psutil.Process(server.pid).children(recursive=True)
     assert len(children) >= 3
     server.kill()
     server.wait()
     _, alive = psutil.wait_procs(children, timeout=5)
     assert alive == []
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+
+
+def test_more_connections_than_a_shell_allows_leave_the_superlink_reachable(tmp_path: Path) -> None:
+    before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = 128
+    federation, strangers = Federation(tmp_path), list[socket.socket]()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
+    with ExitStack() as stack:
+        try:
+            link = stack.enter_context(federation.server())
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (before, hard))
+        for _ in range(2 * few):
+            strangers.append(stack.enter_context(socket.create_connection(("127.0.0.1", federation.port))))
+        superlink = psutil.Process(link._processes["superlink"].pid)
+        wait_until(lambda: superlink.num_fds() > len(strangers))
+        with federation.agents(SITES[:1]):
+            status, report = federation.run(link, "query.echo", sites=SITES[:1])
+    assert status.is_completed
+    assert report[0]["answers"] == {SITES[0]: "right"}
+
+
+def test_a_superlink_ends_when_its_fedserver_has_gone_although_no_signal_came(tmp_path: Path) -> None:
+    issued = pki.issue(tmp_path / "pki")
+    with SuperLink(tmp_path / "link", InternalTls(issued.cert, issued.key, issued.ca)) as link:
+        gateway = Gateway(link.handover, host="127.0.0.1", port=0, cert=issued.cert, key=issued.key)
+        with gateway:
+            assert gateway._channel is not None
+            gateway._channel.close()  # both as the kernel does at the end of a process
+            link.handover.close()
+            assert link._processes["superlink"].wait(20) == 0
+        with pytest.raises(SuperLinkFailed, match="superlink ended"):
+            link.check()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", gateway.port))
+
+
+def test_a_superlink_that_is_told_to_stop_takes_the_public_port_with_it(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    with federation.server() as link, federation.agents(SITES[:1]):
+        link._processes["superlink"].terminate()
+        assert link._processes["superlink"].wait(20) == -signal.SIGTERM
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", federation.port))
 
 
 def _descendants() -> set[int]:
     return {child.pid for child in psutil.Process().children(recursive=True)}
+
+
+def _listening(process: psutil.Process) -> set[int]:
+    found = process.net_connections(kind="tcp")
+    return {connection.laddr.port for connection in found if connection.status == psutil.CONN_LISTEN}
+
+
+def _descriptors(process: psutil.Process) -> set[str]:
+    """What its descriptors stand for, as the kernel names it."""
+    found = set[str]()
+    for entry in Path(f"/proc/{process.pid}/fd").iterdir():
+        with suppress(OSError):
+            found.add(os.readlink(entry))  # noqa: PTH115
+    return found
 
 
 def _status(federation: Federation, request_line: str) -> int:
