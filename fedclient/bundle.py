@@ -18,7 +18,8 @@ PUSH: Final = "push-bundle"
 PULL: Final = "pull-bundle"
 OBJECTS: Final = "pull-objects"  # a ServerApp's: parts are names, and in the answer their contents
 ROOM_BYTES: Final = 7 << 20  # of objects in one bundle: one piece of an Array and what is around it
-MAX_PARTS: Final = 1 << 16
+MAX_PARTS: Final = 1 << 16  # with the head
+MOST_CONFIRMED: Final = 256  # messages, with one poll
 LENGTH: Final = struct.Struct(">I")
 
 

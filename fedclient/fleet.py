@@ -57,7 +57,7 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from google.protobuf.message import DecodeError
 
-from fedclient.bundle import PULL, PUSH, Bundle, within_room
+from fedclient.bundle import MOST_CONFIRMED, PULL, PUSH, Bundle, within_room
 from fedclient.connection import Connection, is_passing, trust
 from fedclient.line import Line
 from secagg.errors import Malformed
@@ -69,7 +69,6 @@ TRANSFERS: Final = 4  # objects of one message in flight
 MAX_OBJECTS: Final = 4096
 MAX_ANSWER_BYTES: Final = 8 << 20  # one object (a head of 4 MiB, or a piece of 5 MiB of an Array), or a bundle
 MAX_MESSAGE_BYTES: Final = 4 << 30
-MOST_CONFIRMED: Final = 256  # messages, with one poll
 SIGNED_FOR_S: Final = 10.0  # how long a signed time stamp is used; the server takes one for 300 s
 SIGNED: Final = ("flwr-public-key", "flwr-timestamp", "flwr-signature")
 
@@ -136,9 +135,10 @@ class Fleet:
         return None if not pulled.messages_list else _delivery(pulled, [])
 
     def _poll_bundle(self, request: PullMessagesRequest) -> Delivery | None:
-        confirmed, self._unconfirmed = self._unconfirmed[:MOST_CONFIRMED], self._unconfirmed[MOST_CONFIRMED:]
+        confirmed = self._unconfirmed[:MOST_CONFIRMED]
         bundle = Bundle(request.SerializeToString(), [each.SerializeToString() for each in confirmed])
         pulled, parts = self._send_bundle(PULL, bundle, PullMessagesResponse)
+        del self._unconfirmed[: len(confirmed)]
         return None if not pulled.messages_list else _delivery(pulled, parts)
 
     def _send_bundle(self, call: str, bundle: Bundle, kind: type[_Answer]) -> tuple[_Answer, list[bytes]]:

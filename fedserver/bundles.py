@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +20,7 @@ from itertools import takewhile
 from threading import Lock
 from typing import Any, Final, cast
 
+from cryptography.exceptions import InvalidSignature
 from fastapi import FastAPI, HTTPException
 from flwr.app import Message
 from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse, PushMessagesRequest
@@ -40,14 +41,17 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from fedclient.bundle import OBJECTS, PULL, PUSH, Bundle, within_room
+from fedclient.bundle import MOST_CONFIRMED, OBJECTS, PULL, PUSH, ROOM_BYTES, Bundle, within_room
 from fedclient.line import MEDIA_TYPE
 
 HOLD_S: Final = 1.0  # how long a pull waits
 GATHER_S: Final = 0.004  # for replies that come together
 MOST_WHOLE: Final = 1 << 14
 LARGE_BYTES: Final = 1 << 16  # a body whose hashing would hold the other calls up: worked on in a thread
+MAX_HEAD_BYTES: Final = 1 << 20  # of a site's call: what MAX_OBJECTS names take, several times
+MAX_OBJECTS: Final = 4096  # of one message, as its receivers take them
 SIGNATURES: Final = 4096  # whose check is remembered
+MAX_SIGNED_BYTES: Final = 1 << 10  # of a key, a time and a signature that are remembered
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -78,29 +82,20 @@ class Bundles:
         if call is None:
             await self._app(scope, receive, send)
             return
-        request = Request({**scope, "app": self._app}, receive)
-        try:
-            response = await http_error_translator(request, call)
-        except ClientDisconnect:
-            return
+        response = await http_error_translator(Request({**scope, "app": self._app}, receive), _unless_gone(call))
         await response(scope, receive, send)
 
     # a site's calls
 
     async def _push_reply(self, request: Request) -> Response:
         """A reply and the first of its objects; the answer asks for those that are still missing."""
-        bundle = await _bundle(request)
+        bundle = await _small_bundle(request)
         push = _parsed(PushMessagesRequest, bundle.head)
         self._authenticate(request, push)
 
         def store() -> Bundle:
             answer = fleet_handlers.push_messages(push, self._state)
-            run_id = push.messages_list[0].metadata.run_id
-            objects = zip(_names(push.message_object_trees), bundle.parts, strict=False)
-            stored = set(self._store(run_id, answer.session_id, answer.objects_to_push, objects))
-            missing = [name for name in answer.objects_to_push if name not in stored]
-            answer.ClearField("objects_to_push")
-            answer.objects_to_push.extend(missing)
+            self._store(push.messages_list[0].metadata.run_id, answer, push.message_object_trees[:1], bundle.parts)
             return Bundle(answer.SerializeToString())
 
         return _answer(await _worked_on(bundle, store))
@@ -114,12 +109,12 @@ class Bundles:
 
     async def _pull_request(self, request: Request) -> Response:
         """The next request for a node, once there is one, with its first objects. parts: what the node has received."""
-        bundle = await _bundle(request)
+        bundle = await _small_bundle(request)
         pull = _parsed(PullMessagesRequest, bundle.head)
         self._authenticate(request, pull)
-        for part in bundle.parts:
-            self._confirm(_parsed(ConfirmMessageReceivedRequest, part))
         node = pull.node.node_id
+        for confirmation in _confirmations(bundle.parts, node):
+            self._confirm(confirmation)
         answer = self._next_request(pull)
         if not answer.messages_list:
             await self._bell.wait(node, request.receive, HOLD_S)
@@ -150,11 +145,7 @@ class Bundles:
 
         def store() -> Bundle:
             answer = runtime_handlers.push_messages(push, self._state, task)
-            objects = zip(_names(push.message_object_trees), bundle.parts, strict=False)
-            stored = set(self._store(task.run_id, answer.session_id, answer.objects_to_push, objects))
-            missing = [name for name in answer.objects_to_push if name not in stored]
-            answer.ClearField("objects_to_push")
-            answer.objects_to_push.extend(missing)
+            self._store(task.run_id, answer, push.message_object_trees, bundle.parts)
             return Bundle(answer.SerializeToString())
 
         return _answer(await _worked_on(bundle, store))
@@ -199,14 +190,15 @@ class Bundles:
         request.state.protobuf_request = message
         node_auth.authenticate_node(request)
 
-    def _store(
-        self, run_id: int, session_id: str, wanted: Sequence[str], objects: Iterable[tuple[str, bytes]]
-    ) -> Iterator[str]:
-        """Stores the objects that are wanted, and gives their names."""
-        for name, content in objects:
-            if name in wanted and self._state.store_object(run_id, session_id, name, content):
+    def _store(self, run_id: int, answer: Any, trees: Iterable[ObjectTree], parts: Sequence[bytes]) -> None:
+        """Stores the objects that the answer to a push asks for, as far as they came, and strikes them off it."""
+        wanted = dict.fromkeys(answer.objects_to_push)
+        for name, content in zip(_names(trees) if wanted else (), parts, strict=False):
+            if name in wanted and self._state.store_object(run_id, answer.session_id, name, content):
                 self._state.store_traffic(run_id, bytes_sent=0, bytes_recv=len(content))
-                yield name
+                del wanted[name]
+        answer.ClearField("objects_to_push")
+        answer.objects_to_push.extend(wanted)
 
     def _objects(self, answer: Any) -> list[bytes]:
         """The first objects of the messages in an answer, as far as they are there."""
@@ -224,6 +216,7 @@ class Bell:
     """
 
     def __init__(self, state: LinkState) -> None:
+        self._objects = state.object_store
         self.lock = Lock()  # held while a message is stored, and by who asks what is incomplete
         self._store_message, self._store_object = state.store_message_and_object_tree, state.store_object
         self._incomplete: dict[str, _Incomplete] = {}  # by the message's id
@@ -271,10 +264,14 @@ class Bell:
         request = metadata.reply_to_message_id
         key = ("run", metadata.run_id) if request else metadata.dst_node_id
         with self.lock:
+            if not self._is_sound(object_tree):
+                return False, []  # as Flower answers for a message that it does not take
             stored, missing = self._store_message(message, object_tree, session_id)
-            if stored and missing:
+            if stored:
                 self._forget_expired()
-                until = time.time() + metadata.ttl
+                self._forget(metadata.message_id)
+            if stored and missing:
+                until = metadata.created_at + metadata.ttl
                 self._incomplete[metadata.message_id] = _Incomplete(set(missing), key, request, until)
                 for name in missing:
                     self._lacking[name].add(metadata.message_id)
@@ -286,17 +283,34 @@ class Bell:
             self._ring(key)
         return stored, missing
 
+    def _is_sound(self, tree: ObjectTree) -> bool:
+        """Whether the tree has few objects and gives none other children than it has already.
+
+        Flower's store in memory does not look: it keeps the children that it was told first, and puts a tree together
+        from those, so that a few names could stand for more objects than there is memory.
+        """
+        children = dict[str, list[str]]()
+        for count, part in enumerate(iterate_object_tree(tree)):
+            listed = [child.object_id for child in part.children]
+            known = self._objects.store.get(part.object_id)
+            if count >= MAX_OBJECTS or children.setdefault(part.object_id, listed) != listed:
+                return False
+            if known is not None and known.child_object_ids != listed:
+                return False
+        return True
+
     def _on_object(self, run_id: int, session_id: str, object_id: str, object_content: bytes) -> bool:
         stored = self._store_object(run_id, session_id, object_id, object_content)
         whole = list[_Incomplete]()
         if stored:
             with self.lock:
-                for name in self._lacking.pop(object_id, ()):
+                for name in list(self._lacking.get(object_id, ())):
                     self._incomplete[name].lacks.discard(object_id)
                     if not self._incomplete[name].lacks:
-                        whole.append(self._incomplete.pop(name))
-                        self._replies.pop(whole[-1].request, None)
+                        whole.append(self._incomplete[name])
+                        self._forget(name)
                         self._count(whole[-1].key, whole[-1].request)
+                self._lacking.pop(object_id, None)
         for key in {each.key for each in whole}:
             self._ring(key)
         return stored
@@ -314,12 +328,18 @@ class Bell:
         """Forgets messages whose upload was given up."""
         now = time.time()
         for name in [name for name, each in self._incomplete.items() if each.until < now]:
-            given_up = self._incomplete.pop(name)
-            self._replies.pop(given_up.request, None)
-            for lacked in given_up.lacks:
-                self._lacking[lacked].discard(name)
-                if not self._lacking[lacked]:
-                    del self._lacking[lacked]
+            self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        """Forgets the message, if its upload is under way."""
+        forgotten = self._incomplete.pop(name, None)
+        if forgotten is None:
+            return
+        self._replies.pop(forgotten.request, None)
+        for lacked in forgotten.lacks:
+            self._lacking[lacked].discard(name)
+            if not self._lacking[lacked]:
+                del self._lacking[lacked]
 
     def _ring(self, key: Hashable) -> None:
         """In any thread."""
@@ -342,10 +362,42 @@ class _Incomplete:
     until: float  # of time.time(); then nobody wants it
 
 
-@lru_cache(SIGNATURES)
 def _is_signed(public_key: bytes, message: bytes, signature: bytes) -> bool:
     """Flower's check of a signature, not made twice: a node may send one signed time with several calls."""
-    return bool(verify_signature(bytes_to_public_key(public_key), message, signature))
+    check = _is_signed_once if len(public_key + message + signature) > MAX_SIGNED_BYTES else _is_signed_again
+    try:
+        check(public_key, message, signature)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _is_signed_once(public_key: bytes, message: bytes, signature: bytes) -> None:
+    """Raises InvalidSignature, or what Flower raises over a key that is none; then nothing is remembered."""
+    if not verify_signature(bytes_to_public_key(public_key), message, signature):
+        raise InvalidSignature
+
+
+_is_signed_again = lru_cache(SIGNATURES)(_is_signed_once)
+
+
+class _NoAnswer(Response):
+    """To a caller that has left."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends nothing."""
+
+
+def _unless_gone(call: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    """The call; a caller that leaves is no error of the server's, which Flower's translator would log."""
+
+    async def answered(request: Request) -> Response:
+        try:
+            return await call(request)
+        except ClientDisconnect:
+            return _NoAnswer()
+
+    return answered
 
 
 def _names(trees: Iterable[ObjectTree]) -> list[str]:
@@ -358,6 +410,24 @@ async def _bundle(request: Request) -> Bundle:
         return Bundle.decode(await request.body())
     except DecodeError as error:
         raise HTTPException(400, "not a bundle") from error
+
+
+async def _small_bundle(request: Request) -> Bundle:
+    """A site's. Raises HTTPException."""
+    bundle = await _bundle(request)
+    if len(bundle.head) > MAX_HEAD_BYTES or sum(map(len, bundle.parts)) > ROOM_BYTES:
+        raise HTTPException(413, "too large a bundle")
+    return bundle
+
+
+def _confirmations(parts: Sequence[bytes], node: int) -> list[ConfirmMessageReceivedRequest]:
+    """What the node says it has received. Raises HTTPException."""
+    if len(parts) > MOST_CONFIRMED:
+        raise HTTPException(413, "too many confirmations")
+    confirmations = [_parsed(ConfirmMessageReceivedRequest, part) for part in parts]
+    if any(each.node.node_id != node for each in confirmations):
+        raise HTTPException(401, "another node's confirmation")
+    return confirmations
 
 
 def _parsed(kind: Callable[[], Any], body: bytes) -> Any:

@@ -34,7 +34,9 @@ FLEET_CALLS: Final = (
     PUSH.encode(),
 )
 METHOD_OF_PATH: Final = {b"/v1/fleet/" + call: "POST" for call in FLEET_CALLS} | {b"/health": "GET"}
-MAX_BODY_BYTES: Final = 16 << 20  # an object (a piece of 5 MiB of an Array, a head of 4 MiB), or a bundle
+WITH_OBJECTS: Final = frozenset({b"/v1/fleet/push-object", b"/v1/fleet/" + PUSH.encode()})
+MAX_BODY_BYTES: Final = 16 << 20  # of a call with objects: a piece of 5 MiB of an Array, a head of 4 MiB, a bundle
+MAX_CALL_BYTES: Final = 2 << 20  # of any other call: the names of 4096 objects at most
 BODY_S: Final = 120.0  # for a whole body, so that nobody holds a connection with a byte now and then
 MAX_CONNECTIONS: Final = 512
 KEEP_ALIVE_S: Final = 75
@@ -80,13 +82,18 @@ class FleetOnly:
         if scope["method"] != METHOD_OF_PATH[path]:
             return 405
         length = _content_length(scope)
-        return 413 if length is not None and length > self._max_body_bytes else None
+        return 413 if length is not None and length > self._most(scope) else None
+
+    def _most(self, scope: Scope) -> int:
+        """Bytes that the body may have."""
+        most = MAX_BODY_BYTES if scope["raw_path"] in WITH_OBJECTS else MAX_CALL_BYTES
+        return min(most, self._max_body_bytes)
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> int | None:
         """Passes the request on, whole; an HTTP status if it did not come whole."""
         try:
             async with asyncio.timeout(self._body_s):
-                body = await self._body(receive)
+                body = await self._body(receive, self._most(scope))
         except _TooLarge:
             return 413
         except TimeoutError:
@@ -106,7 +113,7 @@ class FleetOnly:
         await self._app({**scope, "headers": headers}, receive_whole, send)
         return None
 
-    async def _body(self, receive: Receive) -> bytes:
+    async def _body(self, receive: Receive, most: int) -> bytes:
         pieces, taken, more = list[bytes](), 0, True
         while more:
             part = await receive()
@@ -115,7 +122,7 @@ class FleetOnly:
             more = part.get("more_body", False)
             pieces.append(part.get("body", b""))
             taken += len(pieces[-1])
-            if taken > self._max_body_bytes:
+            if taken > most:
                 raise _TooLarge
         return b"".join(pieces)
 

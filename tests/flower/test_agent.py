@@ -5,11 +5,10 @@ from __future__ import annotations
 import gzip
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
 from flwr.proto import fleet_pb2, heartbeat_pb2, message_pb2, recorddict_pb2
@@ -18,70 +17,60 @@ from fedclient import connection as limits
 from fedclient import fleet
 from fedclient.agent import CLOCK_REFUSED_S, serve
 from fedclient.connection import Connection, ConnectionFailed, Event, NodeFile, Outage
-from fedclient.packets import OBJECTS_HEADER
 from tests.flower import pki
+from tests.flower.fake_server import Answer, answering
 from tests.flower.toy_client import app
 
 METADATA = message_pb2.Metadata(message_type="query.echo", dst_node_id=7, run_id=1, message_id="m", ttl=60)
 ANNOUNCED = message_pb2.Message(metadata=METADATA, content=recorddict_pb2.RecordDict())
 PullMessages = Callable[[], Any]
+ON_THE_WAY = 16 << 20  # what the sockets between take before a sender notices that nobody reads
 
 
 class FakeServer:
-    """An httpx transport that answers Fleet calls; `polled` and `objects` say how."""
+    """Answers Fleet calls; `polled` and `objects` say how. It knows no bundles, as a SuperLink without fedserver."""
+
+    address = ""
 
     def __init__(self) -> None:
         self.polled: PullMessages = fleet_pb2.PullMessagesResponse
-        self.objects: Callable[[str], httpx.Response] = lambda name: httpx.Response(500)
+        self.objects: Callable[[str], Answer] = lambda name: Answer(500)
         self.calls: list[str] = []
         self.in_use: set[int] = set()
         self.refuses_with = 412
         self.stop = threading.Event()
 
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        call = request.url.path.rpartition("/")[2]
+    def __call__(self, path: str, content: bytes) -> Answer:
+        call = path.rpartition("/")[2]
         self.calls.append(call)
-        return getattr(self, call.replace("-", "_"), lambda _: httpx.Response(404))(request.content)
+        return getattr(self, call.replace("-", "_"), lambda _: Answer(404))(content)
 
-    def activate_node(self, content: bytes) -> httpx.Response:
+    def activate_node(self, content: bytes) -> Answer:
         if self.in_use:
-            return httpx.Response(self.refuses_with)
+            return Answer(self.refuses_with)
         return _answer(fleet_pb2.ActivateNodeResponse(node_id=7))
 
-    def deactivate_node(self, content: bytes) -> httpx.Response:
+    def deactivate_node(self, content: bytes) -> Answer:
         self.in_use.discard(fleet_pb2.DeactivateNodeRequest.FromString(content).node_id)
         return _answer(fleet_pb2.DeactivateNodeResponse())
 
-    def send_node_heartbeat(self, content: bytes) -> httpx.Response:
+    def send_node_heartbeat(self, content: bytes) -> Answer:
         return _answer(heartbeat_pb2.SendNodeHeartbeatResponse(success=True))
 
-    def pull_messages(self, content: bytes) -> httpx.Response:
+    def pull_messages(self, content: bytes) -> Answer:
         polled = self.polled()
-        return polled if isinstance(polled, httpx.Response) else _answer(polled)
+        return polled if isinstance(polled, Answer) else _answer(polled)
 
-    def pull_object(self, content: bytes) -> httpx.Response:
+    def pull_object(self, content: bytes) -> Answer:
         return self.objects(message_pb2.PullObjectRequest.FromString(content).object_id)
 
-    def push_messages(self, content: bytes) -> httpx.Response:
+    def push_messages(self, content: bytes) -> Answer:
         self.stop.set()
         return _answer(fleet_pb2.PushMessagesResponse())
 
 
-def _answer(message: Any) -> httpx.Response:
-    return httpx.Response(200, content=message.SerializeToString())
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
-    fake, real = FakeServer(), fleet._open_client
-
-    def open_client(connection: Connection, told: fleet._Told) -> fleet.FleetHttpClient:
-        client = real(connection, told)
-        client._client._transport = httpx.MockTransport(fake)
-        return client
-
-    monkeypatch.setattr(fleet, "_open_client", open_client)
-    yield fake
+def _answer(message: Any) -> Answer:
+    return Answer(200, message.SerializeToString())
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +79,15 @@ def issued(tmp_path_factory: pytest.TempPathFactory) -> pki.Pki:
 
 
 @pytest.fixture
-def connection(issued: pki.Pki, tmp_path: Path) -> Connection:
-    return Connection("fed.example.org:8443", issued.ca, pki.node_key(), {"site": "a"}, tmp_path / "node.id")
+def server(issued: pki.Pki) -> Iterator[FakeServer]:
+    fake = FakeServer()
+    with answering(issued, fake) as fake.address:
+        yield fake
+
+
+@pytest.fixture
+def connection(server: FakeServer, issued: pki.Pki, tmp_path: Path) -> Connection:
+    return Connection(server.address, issued.ca, pki.node_key(), {"site": "a"}, tmp_path / "node.id")
 
 
 def run(server: FakeServer, connection: Connection, retry_for_s: float = 1.2) -> list[Event]:
@@ -103,7 +99,7 @@ def run(server: FakeServer, connection: Connection, retry_for_s: float = 1.2) ->
 def test_a_server_that_only_heartbeats_is_given_up_after_retry_for_s(
     server: FakeServer, connection: Connection
 ) -> None:
-    server.polled = lambda: httpx.Response(500)
+    server.polled = lambda: Answer(500)
     events: list[Event] = []
     with pytest.raises(ConnectionFailed, match="HTTP 500"):
         serve(app, connection, stop=server.stop, retry_for_s=1.2, on_event=events.append)
@@ -142,7 +138,7 @@ def test_a_delivery_that_is_no_message_is_dropped(server: FakeServer, connection
     assert [event.kind for event in run(server, connection)] == ["connected", "dropped", "stopped"]
 
 
-def _endless(sent: list[int]) -> Iterator[bytes]:
+def _endless(sent: list[int]) -> Iterable[bytes]:
     for _ in range(64):
         sent.append(1 << 20)
         yield bytes(1 << 20)
@@ -157,14 +153,14 @@ def _flood(server: FakeServer, objects: int) -> None:
 def test_an_object_is_not_read_beyond_its_limit(server: FakeServer, connection: Connection) -> None:
     sent: list[int] = []
     _flood(server, 0)
-    server.objects = lambda name: httpx.Response(200, content=_endless(sent))
+    server.objects = lambda name: Answer(200, _endless(sent))
     assert [event.kind for event in run(server, connection)] == ["connected", "refused", "stopped"]
-    assert sum(sent) <= fleet.MAX_ANSWER_BYTES + (1 << 20)
+    assert sum(sent) <= fleet.MAX_ANSWER_BYTES + ON_THE_WAY
 
 
 def test_an_answer_that_grows_when_unpacked_is_not_unpacked(server: FakeServer, connection: Connection) -> None:
     packed, bomb = {"content-encoding": "gzip"}, gzip.compress(b"")
-    server.polled = lambda: httpx.Response(200, headers=packed, content=iter([bomb]))
+    server.polled = lambda: Answer(200, bomb, packed)
     with pytest.raises(ConnectionFailed, match="which no fedserver does"):
         run(server, connection, retry_for_s=0.3)
 
@@ -207,20 +203,3 @@ def test_the_clocks_limits_are_flowers() -> None:
     assert limits.CLOCK_BEHIND_S == TIMESTAMP_TOLERANCE
     assert limits.CLOCK_AHEAD_S == SYSTEM_TIME_TOLERANCE
     assert CLOCK_REFUSED_S < 10
-
-
-def test_the_gateway_is_told_with_each_object_how_many_the_reply_has(connection: Connection) -> None:
-    told = fleet._Told()
-    told.objects = 7
-    client = fleet._open_client(connection, told)
-    seen: list[tuple[str, str | None]] = []
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        seen.append((request.url.path.rpartition("/")[2], request.headers.get(OBJECTS_HEADER)))
-        return httpx.Response(200)
-
-    client._client = httpx.Client(transport=httpx.MockTransport(answer))
-    client.PushObject(message_pb2.PushObjectRequest())
-    client.PullObject(message_pb2.PullObjectRequest())
-    client.close()
-    assert seen == [("push-object", "7"), ("pull-object", None)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -15,8 +14,8 @@ from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedclient.packets import SiteRefusal, decode_packet, encode_packet
-from fedserver.exchange import LOOK_S, UNSEEN_POLL_S, exchange
-from fedserver.traffic import Reading, Traffic
+from fedserver.exchange import exchange
+from fedserver.mailbox import PolledMailbox
 from secagg.session import Packet
 
 NODES = {"a": 1, "b": 2, "c": 3}
@@ -51,6 +50,10 @@ def task() -> Iterator[None]:
     TaskIdentity._run_id, TaskIdentity._node_id, TaskIdentity._task_id = before
 
 
+def mailbox(grid: FakeGrid) -> PolledMailbox:
+    return PolledMailbox(cast(Grid, grid))
+
+
 def echo(message: Message) -> Message:
     return Message(message.content, reply_to=message)
 
@@ -58,8 +61,7 @@ def echo(message: Message) -> Message:
 def ask(
     answer: Callable[[Message], Message | None], timeout_s: float = 0.5, lost: frozenset[int] = frozenset()
 ) -> dict[str, object]:
-    grid = cast(Grid, FakeGrid(answer, lost))
-    return dict(exchange(grid, NODES, REQUESTS, "query.x", timeout_s, max_words=10))
+    return dict(exchange(mailbox(FakeGrid(answer, lost)), NODES, REQUESTS, "query.x", timeout_s, max_words=10))
 
 
 def test_every_site_gets_its_own_request_and_gives_its_own_answer() -> None:
@@ -133,8 +135,7 @@ def test_answers_are_given_out_before_the_last_has_come() -> None:
     def wait_for_last(message: Message) -> Message | None:
         return echo(message) if message.metadata.dst_node_id != 3 or last.is_set() else None
 
-    grid = cast(Grid, FakeGrid(wait_for_last))
-    answers = exchange(grid, NODES, REQUESTS, "query.x", 5.0, max_words=0)
+    answers = exchange(mailbox(FakeGrid(wait_for_last)), NODES, REQUESTS, "query.x", 5.0, max_words=0)
     assert {next(answers)[0], next(answers)[0]} == {"a", "b"}
     last.set()
     assert [site for site, _ in answers] == ["c"]
@@ -144,56 +145,10 @@ def test_one_vector_for_all_sites_is_encoded_once() -> None:
     words = np.arange(10, dtype=np.uint64)
     grid = FakeGrid(echo)
     requests = [(site, Packet(site.encode(), words)) for site in NODES]
-    answers = dict(exchange(cast(Grid, grid), NODES, requests, "query.x", 1.0, max_words=10))
+    answers = dict(exchange(mailbox(grid), NODES, requests, "query.x", 1.0, max_words=10))
     assert all(np.array_equal(answer.words, words) for answer in answers.values())
     assert len({id(message.content["words"]) for message in grid.sent.values()}) == 1
     assert decode_packet(grid.sent["message-1"].content, max_words=10).head == b"a"
-
-
-class CountedTraffic(Traffic):
-    """Traffic that counts how often it is looked at."""
-
-    looks = 0
-
-    def read(self) -> Reading:
-        self.looks += 1
-        return super().read()
-
-
-def with_traffic(traffic: Traffic, answer: Callable[[Message], Message | None], timeout_s: float) -> set[str]:
-    grid = cast(Grid, FakeGrid(answer))
-    return {site for site, _ in exchange(grid, NODES, REQUESTS, "query.x", timeout_s, max_words=0, traffic=traffic)}
-
-
-def test_an_upload_is_noticed_long_before_the_next_poll_by_the_clock(tmp_path: Path) -> None:
-    traffic, uploaded = Traffic.create(tmp_path / "traffic"), threading.Event()
-
-    def upload() -> None:
-        traffic.begin_upload()
-        uploaded.set()
-        traffic.end_upload()
-
-    timer = threading.Timer(0.2, upload)
-    timer.start()
-    started = time.monotonic()
-    answers = with_traffic(traffic, lambda message: echo(message) if uploaded.is_set() else None, 5.0)
-    assert answers == set(NODES)
-    assert time.monotonic() - started < (0.2 + UNSEEN_POLL_S) / 2
-
-
-def test_an_upload_that_never_ends_delays_the_others_by_a_poll_at_most(tmp_path: Path) -> None:
-    traffic = Traffic.create(tmp_path / "traffic")
-    traffic.begin_upload()  # of a site that stalls
-    started = time.monotonic()
-    assert with_traffic(traffic, echo, 5.0) == set(NODES)
-    assert time.monotonic() - started < 2 * UNSEEN_POLL_S
-
-
-def test_sites_that_train_are_waited_for_by_one_thread_that_looks_ever_less(tmp_path: Path) -> None:
-    traffic, polls = CountedTraffic.create(tmp_path / "traffic"), list[Message]()
-    assert with_traffic(traffic, polls.append, 2.0) == set()
-    assert traffic.looks < 2.0 / LOOK_S / 2
-    assert len(polls) <= len(NODES) * 2.0 / UNSEEN_POLL_S
 
 
 def test_two_replies_to_one_request_are_none() -> None:
@@ -204,8 +159,7 @@ def test_two_replies_to_one_request_are_none() -> None:
             replies = super().pull_messages(message_ids)
             return replies * 2 if replies and replies[0].metadata.src_node_id == 2 else replies
 
-    grid = cast(Grid, Twice(echo))
-    assert dict(exchange(grid, NODES, REQUESTS, "query.x", 0.5, max_words=10)).keys() == {"a", "c"}
+    assert dict(exchange(mailbox(Twice(echo)), NODES, REQUESTS, "query.x", 0.5, max_words=10)).keys() == {"a", "c"}
 
 
 def test_an_exchange_ends_at_its_deadline_although_nobody_answers() -> None:

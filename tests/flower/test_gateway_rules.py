@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fedclient.bundle import PULL
-from fedserver.gateway import FLEET_CALLS, FleetOnly
+from fedserver.gateway import FLEET_CALLS, MAX_CALL_BYTES, FleetOnly
 
 LIMIT = 1000
 PUSH = b"/v1/fleet/push-object"
@@ -124,6 +124,15 @@ def test_a_body_reaches_the_app_whole_and_once_and_then_that_its_sender_left() -
     assert Public(App(), FleetOnly(app)).ask(PUSH, body=[b"in", b" two ", b"parts"])[0] is None
     whole = {"type": "http.request", "body": b"in two parts", "more_body": False}
     assert given == [whole, {"type": "http.disconnect"}]
+
+
+@pytest.mark.parametrize("call", FLEET_CALLS)
+def test_only_calls_with_objects_may_be_large(call: bytes) -> None:
+    public = Public(App(), FleetOnly(App()))
+    length = (b"content-length", str(MAX_CALL_BYTES + 1).encode())
+    is_large = call in {b"push-object", b"push-bundle"}
+    assert public.ask(b"/v1/fleet/" + call, body=[bytes(MAX_CALL_BYTES), b"x"])[0] == (200 if is_large else 413)
+    assert public.ask(b"/v1/fleet/" + call, body=[b""], headers=[length])[0] == (200 if is_large else 413)
 
 
 def test_no_credential_or_forwarding_header_goes_in_and_flowers_own_do(public: Public) -> None:

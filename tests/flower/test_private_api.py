@@ -130,6 +130,9 @@ def test_the_app_has_one_state_whose_methods_can_be_replaced(monkeypatch: pytest
         monkeypatch.setattr(state, name, len)
         assert getattr(factory.state(), name) is len
     assert isinstance(state.object_store, ObjectStore)
+    tree = message_pb2.ObjectTree(object_id="a" * 64, children=[message_pb2.ObjectTree(object_id="b" * 64)])
+    state.object_store.preregister(1, tree)
+    assert state.object_store.store["a" * 64].child_object_ids == ["b" * 64]
 
 
 def test_the_apps_start_gives_requests_nothing_that_those_on_the_public_port_would_lack() -> None:

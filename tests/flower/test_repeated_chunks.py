@@ -17,6 +17,7 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from fedclient.packets import WORD_BYTES, WORDS, SiteRefusal, decode_packet, encode_packet
 from fedserver.exchange import exchange
 from fedserver.inflation import MAX_LIST_BYTES, at_most
+from fedserver.mailbox import mailbox_of
 from secagg.errors import Malformed
 from secagg.session import Packet
 from tests.flower.federation import SITES, Federation
@@ -57,13 +58,14 @@ def answer(message: Message, context: Context) -> Message:
 @server_app.main()
 def main(grid: Grid, context: Context) -> None:
     config, report = context.run_config, []
+    mailbox = mailbox_of(grid)
     tracemalloc.start()
     for times in (ZEROS, FITTING, TOO_MANY):
         tracemalloc.reset_peak()
         before, _ = tracemalloc.get_traced_memory()
         nodes = {SITES[0]: int(config["node"])}
         requests = [(SITES[0], Packet(str(times).encode()))]
-        [(_, got)] = exchange(grid, nodes, requests, "query.words", 30.0, max_words=MAX_WORDS)
+        [(_, got)] = exchange(mailbox, nodes, requests, "query.words", 30.0, max_words=MAX_WORDS)
         _, peak = tracemalloc.get_traced_memory()
         report.append([_sort_of(got), peak - before])
         del got

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from fedclient import packets
 from fedclient.packets import SiteRefusal, decode_answer, decode_packet, decode_packets, encode_packet
 from fedserver.exchange import exchange
+from fedserver.mailbox import PolledMailbox
 from secagg.errors import Malformed
 from secagg.session import Packet
 
@@ -181,8 +182,8 @@ def reply_of(node: int) -> tuple[str, dict[str, bytes]]:
 def asked(uploads: dict[int, tuple[str, dict[str, bytes]]]) -> dict[str, Packet | SiteRefusal]:
     nodes = {f"site-{node}": node for node in uploads}
     requests = [(site, Packet(b"")) for site in nodes]
-    grid = cast(Grid, Parsing(copy.deepcopy(uploads)))
-    return dict(exchange(grid, nodes, requests, "query.x", 20.0, max_words=MAX_WORDS))
+    mailbox = PolledMailbox(cast(Grid, Parsing(copy.deepcopy(uploads))))
+    return dict(exchange(mailbox, nodes, requests, "query.x", 20.0, max_words=MAX_WORDS))
 
 
 def test_an_honest_upload_is_read() -> None:
