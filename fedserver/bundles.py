@@ -31,6 +31,7 @@ from flwr.supercore.constant import TASK_TOKEN_HEADER
 from flwr.supercore.dependencies.task import authenticate_task
 from flwr.supercore.error import FlowerError, http_error_translator
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from flwr.superlink.routers.fleet import node_auth
@@ -74,7 +75,7 @@ class Bundles:
             f"/v1/runtime/{OBJECTS}": self._pull_objects,
         }
         node_auth.bytes_to_public_key = bytes  # type: ignore[attr-defined,assignment]
-        node_auth.verify_signature = _is_signed  # type: ignore[attr-defined]
+        node_auth.verify_signature = _is_signed  # type: ignore[attr-defined,assignment]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one HTTP request."""
@@ -216,7 +217,7 @@ class Bell:
     """
 
     def __init__(self, state: LinkState) -> None:
-        self._objects = state.object_store
+        self._objects = cast(InMemoryObjectStore, state.object_store)
         self.lock = Lock()  # held while a message is stored, and by who asks what is incomplete
         self._store_message, self._store_object = state.store_message_and_object_tree, state.store_object
         self._incomplete: dict[str, _Incomplete] = {}  # by the message's id
