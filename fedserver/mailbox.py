@@ -155,10 +155,8 @@ class BundledMailbox:
                 replies = [] if site is None else self._read(site, proto.metadata, tree, contents, max_bytes)
                 if not is_whole:
                     self._confirm(proto.metadata)
-                is_expired = (
-                    proto.HasField("error") and time.monotonic() >= deadline
-                )  # Flower's answer to a late question
-                if site is not None and not is_expired:
+                is_late = proto.HasField("error") and time.monotonic() >= deadline  # so the request has expired
+                if site is not None and not is_late:
                     yield site, replies
 
     def _read(

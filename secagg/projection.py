@@ -18,9 +18,9 @@ from secagg.session import Words
 
 PRODUCTS: Final = 128
 _OVERLAP: Final = PRODUCTS - 1  # bits that two neighbouring words' windows do not share
-_ROW: Final = 64  # words of one row of the matrix product; the window of a row has _ROW + _OVERLAP bits
+_ROW: Final = 16  # words of one row of the matrix product; the window of a row has _ROW + _OVERLAP bits
 _WINDOW: Final = _ROW + _OVERLAP
-_ROWS: Final = 16  # of one matrix product: OpenBLAS shares larger ones out to threads that wait for each other busily
+_ROWS: Final = 64  # of one matrix product: OpenBLAS shares larger ones out to threads that wait for each other busily
 _DIAGONALS: Final = np.arange(PRODUCTS)[:, None] + (_WINDOW + 1) * np.arange(_ROW)  # entries (i, i + k), for every k
 _HALF: Final = np.uint64(32)
 _LOW: Final = np.uint64((1 << 32) - 1)

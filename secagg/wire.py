@@ -70,6 +70,7 @@ class FieldRule:
     name: str
     kind: Any  # bytes, str, int, a Struct class, or (tuple, item kind, item rule)
     rule: _Rule | None
+    where: str = ""  # for messages
 
 
 def encode_plain(value: object) -> bytes:
@@ -129,7 +130,9 @@ def field_rules(struct: type[Struct]) -> tuple[FieldRule, ...]:
     if struct not in _RULES:
         hints = typing.get_type_hints(struct, include_extras=True)
         named = fields(struct)  # type: ignore[arg-type]
-        _RULES[struct] = tuple(FieldRule(field.name, *_parse_kind(hints[field.name])) for field in named)
+        _RULES[struct] = tuple(
+            FieldRule(field.name, *_parse_kind(hints[field.name]), f"{struct.__name__}.{field.name}") for field in named
+        )
     return _RULES[struct]
 
 
@@ -143,8 +146,7 @@ class Struct:
 
     def __post_init__(self) -> None:
         for field in field_rules(type(self)):
-            where = f"{type(self).__name__}.{field.name}"
-            value = getattr(self, field.name)
+            value, where = getattr(self, field.name), field.where
             if isinstance(field.kind, tuple):
                 if not isinstance(field.rule, Items):
                     raise Misuse(f"{where} declares no limit")
@@ -191,11 +193,9 @@ class Struct:
 
 
 def _to_plain(value: Any) -> object:
-    if isinstance(value, Struct):
-        return value.plain()
-    if isinstance(value, tuple):
-        return [_to_plain(item) for item in value]
-    return value
+    if type(value) in _READERS:
+        return value
+    return [_to_plain(item) for item in value] if isinstance(value, tuple) else value.plain()
 
 
 def _read_field(reader: Reader, field: FieldRule) -> object:
