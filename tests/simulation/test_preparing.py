@@ -48,7 +48,7 @@ def records(out: Path, part: str) -> dict[str, list[str]]:
 
 def test_the_plan_is_one_that_the_server_app_reads(out: Path) -> None:
     plan = Plan.load(out / "plan.json")
-    assert (plan.scheme, plan.rounds, plan.traffic, plan.training.max_blocks) == ("masked", 2, "", 16)
+    assert (plan.scheme, plan.rounds, plan.training.max_blocks) == ("masked", 2, 16)
     assert [entry.site for entry in read_roster(Path(plan.roster)).sites] == site_names(SITES)
 
 
