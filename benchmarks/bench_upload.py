@@ -24,7 +24,7 @@ from keys.provision import provision_consortium
 
 HTTPS: Final = "https"
 MB: Final = 10**6
-SIZES: Final = of_profile((32 * MB,), (32 * MB, 100 * MB))
+SIZES: Final = of_profile((100 * MB,), (32 * MB, 100 * MB))
 REPETITIONS: Final = of_profile(5, 10)
 NOTES: Final = {
     (plaintext.NAME, "upload"): "agent, gateway, SuperLink, ServerApp; until the words are there",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +14,7 @@ from benchmarks.stages import WORKERS, base, parts_of
 from benchmarks.stopwatch import Part, Seconds, Stopwatch, follow
 from fedclient.packets import decode_packet, encode_packet
 from fedserver.round import size_of
+from secagg.primitives import known
 from secagg.session import Mean, Packet, Update
 
 MOST_WORDS = 1 << 32
@@ -69,6 +71,7 @@ def play(scheme: str, n: int, size: int, bits: int = 12, updates: Sequence[Updat
             run.phase()
         aggregate = round_.server.result().payload
         opening = round_.opening(round_.middle)
+        known.RIGHT = run.known[round_.middle]
         with run.watch.at(Part(OPEN, OPEN, "open")):
             mean = round_.scheme.open(round_.site_context, aggregate, opening)
     return Played(
@@ -86,10 +89,12 @@ class _Run:
     def __init__(self, round_: SessionRound, watch: Stopwatch, watched: Sequence[str]) -> None:
         self.round, self.watch, self.watched = round_, watch, watched
         self.up = self.down = 0
+        self.known: dict[str, known.Known] = defaultdict(known.Known)  # what each party's process would remember
 
     def phase(self) -> None:
         """The server's own work is what is left when the sites' is taken away."""
         server, phase = self.round.server, self.round.server.phase
+        known.RIGHT = self.known[SERVER]
         with self.watch.at(Part(SERVER, SERVER, base("asks", phase))):
             requests = server.requests()
         with self.watch.at(Part(SERVER, SERVER, base("server", phase))):
@@ -99,9 +104,11 @@ class _Run:
         for site, request in requests.items():
             sent = encode_packet(request)
             whose = Part(site, "site", base("site", phase)) if site in self.watched else _NOBODY
+            known.RIGHT = self.known[site]
             with self.watch.at(whose):
                 reply = self.round.clients[site].handle(decode_packet(sent, max_words=0))
                 content = encode_packet(reply)
+            known.RIGHT = self.known[SERVER]
             if site == self.round.middle:
                 self.up += size_of(reply)
                 self.down += size_of(request)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from secagg.primitives import known
+
 PUBLIC_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64
-MOST_REMEMBERED: Final = 1 << 14
-_verified: OrderedDict[bytes, None] = OrderedDict()  # SHA-256 of a key, its signature and the message, if right
 
 
 def sign(key: Ed25519PrivateKey, label: bytes, *parts: bytes) -> bytes:
@@ -28,18 +27,12 @@ def is_signed(public: bytes, signature: bytes, label: bytes, *parts: bytes) -> b
     if len(public) != PUBLIC_BYTES or len(signature) != SIGNATURE_BYTES:
         return False
     message = label + b"".join(parts)
-    name = hashlib.sha256(public + signature + message).digest()
-    if name in _verified:
+    name = b"signature" + hashlib.sha256(public + signature + message).digest()
+    if name in known.RIGHT:
         return True
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
     except (InvalidSignature, ValueError):
         return False
-    _remember(name)
+    known.RIGHT.add(name)
     return True
-
-
-def _remember(name: bytes) -> None:
-    _verified[name] = None
-    if len(_verified) > MOST_REMEMBERED:
-        _verified.popitem(last=False)
