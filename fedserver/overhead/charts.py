@@ -38,6 +38,7 @@ THEME: Final = {INK: "--ink", FAINT: "--line", PAPER: "--paper"} | {
 _HATCHES: Final = ("", "////", "....", "xxxx", "\\\\\\\\", "----", "||||", "oo", "++++", "", "//", "**")
 _MARKERS: Final = "os^DvPX*h"
 _DASHES: Final = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (7, 3)), (0, (2, 1)))
+CUT: Final = 4.0  # times the next bar
 _WIDTH_IN: Final = 4.6  # about a phone's width at a readable size
 _DPI: Final = 200
 
@@ -101,15 +102,32 @@ def _draw_bars(drawing: Drawing, figure: Bars) -> None:
             linewidth=0.6, hatch=_HATCHES[part % len(_HATCHES)], height=0.62,
         )  # fmt: skip
         starts = [start + width for start, width in zip(starts, widths, strict=True)]
+    longest = _longest_whole(starts)
     for place, total in zip(places, starts, strict=True):
-        axes.annotate(digits(total), (total, place), xytext=(4, 0), textcoords="offset points", va="center")
+        if total > longest:
+            _annotate_cut(axes, digits(total), place)
+        else:
+            axes.annotate(digits(total), (total, place), xytext=(4, 0), textcoords="offset points", va="center")
     axes.set_yticks(list(places), figure.bars)
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
-    axes.set_xlim(0, max(starts) * 1.14)
+    axes.set_xlim(0, longest * 1.14)
     axes.set_xlabel(figure.axis)
     axes.grid(axis="x")
     drawing.legend(loc="outside lower center", ncols=3, handlelength=2.2, handleheight=1.2, columnspacing=1.2)
+
+
+def _longest_whole(totals: Sequence[float]) -> float:
+    """The longest bar that is drawn whole: one many times as long as the next would hide the others' parts."""
+    longest, *others = sorted(totals, reverse=True)
+    return others[0] if others and longest > CUT * others[0] > 0 else longest
+
+
+def _annotate_cut(axes: Axes, text: str, place: int) -> None:
+    """An arrow at the edge, with the length of a bar that goes on beyond it."""
+    arrow = {"boxstyle": "rarrow,pad=0.25", "facecolor": PAPER, "edgecolor": INK, "linewidth": 0.6}
+    axes.annotate(text, (1, place), xycoords=axes.get_yaxis_transform(), xytext=(-10, 0), textcoords="offset points",
+                  ha="right", va="center", bbox=arrow)  # fmt: skip
 
 
 def _draw_curves(drawing: Drawing, figure: Curves) -> None:

@@ -33,7 +33,8 @@ def round_blocks(run: Run) -> list[Block]:
     where = f"a round of {names.setting(at.values, at.sites)}"
     blocks: list[Block] = [
         Bars(
-            "round", f"Wall time of {where}, by phase; the middle of each phase's repetitions.",
+            "round", f"Wall time of {where}, by phase; the middle of each phase's repetitions. "
+            "A bar with an arrow goes on to the number in it.",
             f"Stacked bars: wall time of {where}: {told}.", tuple(map(names.name, parts)), tuple(phases),
             tuple(tuple(_wall(each.get(phase)) for phase in phases) for each in parts.values()), "wall time (s)",
         ),
