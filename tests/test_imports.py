@@ -59,7 +59,7 @@ LAYERS = [  # a module of secagg imports only from layers before its own, or fro
     {"schemes"},
 ]
 PUBLIC_FLWR = ("flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.serverapp.strategy", "flwr.simulation")
-PRIVATE_FLWR_HOMES = {"fedclient/fleet.py", "fedserver/bundles.py", "fedserver/mailbox.py"}
+PRIVATE_FLWR_HOMES = {"fedclient/fleet.py", "fedserver/bell.py", "fedserver/bundles.py", "fedserver/mailbox.py"}
 
 
 @dataclass(frozen=True)

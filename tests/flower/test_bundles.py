@@ -19,8 +19,10 @@ from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIG
 from flwr.superlink.routers.fleet import node_auth
 
 from fedclient.bundle import MOST_CONFIRMED, PULL, PUSH, ROOM_BYTES, Bundle
+from fedserver import bell as bell_module
 from fedserver import bundles
-from fedserver.bundles import HOLD_S, MAX_HEAD_BYTES, MAX_OBJECTS
+from fedserver.bell import MAX_OBJECTS
+from fedserver.bundles import HOLD_S, MAX_HEAD_BYTES
 from tests.flower import pki
 from tests.flower.in_memory import Caller, Link, Parcel, SomeNode, announcement, requests_of, signed
 
@@ -783,7 +785,7 @@ def test_uploads_that_were_given_up_are_forgotten(link: Link, monkeypatch: pytes
         assert len(bell._incomplete) == len(bell._replies) == len(sites) and bell._lacking
         until = max(each.until for each in bell._incomplete.values())
         assert until <= max(each.message.metadata.created_at + each.message.metadata.ttl for each in requests) + 1
-        monkeypatch.setattr(bundles.time, "time", lambda: until + 1)
+        monkeypatch.setattr(bell_module.time, "time", lambda: until + 1)
         await caller.ask(link.request(sites[0], head=b"another"))
         assert not bell._incomplete and not bell._replies and not bell._lacking
 

@@ -1,6 +1,6 @@
-"""What three modules use of Flower's private interface is still there; no other module uses any of it.
+"""What few modules use of Flower's private interface is still there; no other module uses any of it.
 
-The three are fedclient/fleet.py at a site, fedserver/bundles.py in the SuperLink and fedserver/mailbox.py in a
+They are fedclient/fleet.py at a site, fedserver/bundles.py with bell.py in the SuperLink and fedserver/mailbox.py in a
 ServerApp; fedserver/lean.py relies on how the console script ends.
 """
 
@@ -50,7 +50,7 @@ from fedserver.superlink import InternalTls, SuperLink
 from tests.flower import pki
 
 ROOT = Path(__file__).parents[2]
-PRIVATE = {"fedclient/fleet.py", "fedserver/bundles.py", "fedserver/mailbox.py"}
+PRIVATE = {"fedclient/fleet.py", "fedserver/bell.py", "fedserver/bundles.py", "fedserver/mailbox.py"}
 PUBLIC = {"flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.serverapp.strategy", "flwr.simulation"}
 
 
