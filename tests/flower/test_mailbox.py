@@ -53,7 +53,9 @@ def link(monkeypatch: pytest.MonkeyPatch) -> Link:
 @pytest.fixture
 def grid(link: Link, issued: pki.Pki) -> Iterator[Any]:
     with serving(link.bundles, issued) as address:
-        yield link.grid(address, issued)
+        running = link.grid(address, issued)
+        yield running
+        running.close()  # else the threads that wait for a stalled reply try again for ever, and the process stays
 
 
 @dataclass
