@@ -111,6 +111,7 @@ class Bundles:
         answer = self._next_request(pull)
         if not answer.messages_list:
             await self._bell.wait(node, request.receive, HOLD_S)
+            self._authenticate(request, pull)  # it may have been taken off the register meanwhile
             answer = self._next_request(pull)
         return _answer(Bundle(answer.SerializeToString(), self._objects(answer)))
 
@@ -162,6 +163,7 @@ class Bundles:
             await self._bell.wait(key, request.receive, HOLD_S)
             if not self._bell.has_all(pull.message_ids):
                 await self._bell.wait(key, request.receive, GATHER_S)
+            authenticate_task(request, request.headers.get(TASK_TOKEN_HEADER), self._state)  # the run may be over
             answer = look()
         parts = self._objects(answer)
         if len(parts) == len(_names(answer.message_object_trees)):

@@ -153,3 +153,12 @@ def test_projections_that_nobody_signed_accuse_nobody() -> None:
     with pytest.raises(Exception, match="site-01: its Projections is not signed") as caught:
         audited(round_, packet)
     assert not isinstance(caught.value, FaultySite)
+
+
+def test_a_record_that_no_quorum_signed_is_refused_although_every_survivor_gives_projections_for_it() -> None:
+    round_, head, words = finished()
+    first, *others = head.record.signatures
+    forged = replace(head.record, signatures=(replace(first, signature=bytes(64)), *others))
+    with pytest.raises(Exception, match=f"{first.site}: its SurvivorSignature is not signed"):
+        audited(round_, aggregate(round_, forged, words))
+    audited(round_, aggregate(round_, head.record, words))
