@@ -194,6 +194,7 @@ def test_a_cloned_home_does_not_evict_the_original(server: FakeServer, connectio
 def test_only_a_node_that_is_in_use_is_released(server: FakeServer, connection: Connection) -> None:
     NodeFile(connection.node_file).write(7)
     server.in_use, server.refuses_with = {7}, 403
+    server.polled = lambda: server.stop.set() or fleet_pb2.PullMessagesResponse()  # else an agent that got in stays
     with pytest.raises(ConnectionFailed, match="HTTP 403"):
         run(server, connection, retry_for_s=0.3)
     assert "deactivate-node" not in server.calls
