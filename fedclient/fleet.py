@@ -93,9 +93,9 @@ class Delivery:
 
 
 class Fleet:
-    """One site's calls, over one HTTP client. Each raises httpx.HTTPError, or ValueError for a senseless answer.
+    """One site's calls: bundles by a line, Flower's own by its client.
 
-    stop: when it is set, calls are not tried again.
+    Each raises httpx.HTTPError, or ValueError for a senseless answer. stop: when it is set, calls are not tried again.
     """
 
     def __init__(self, connection: Connection, stop: threading.Event) -> None:
@@ -110,6 +110,7 @@ class Fleet:
     def activate(self) -> int:
         """The id of this site's node, which is online from now on."""
         self._unconfirmed.clear()  # they name the node of before: a server that was started anew refuses each
+        self._bundles = True  # and may know bundles where the one before, or what stood in its place, did not
         request = ActivateNodeRequest(public_key=self._public_key, heartbeat_interval=HEARTBEAT_S)
         return int(self._client.ActivateNode(request).node_id)
 
@@ -278,8 +279,8 @@ class _Signed:
 
     def headers(self) -> dict[str, str]:
         """The headers of a call."""
-        if time.monotonic() - self._signed_at > SIGNED_FOR_S:
-            request, signed_at = httpx.Request("POST", "https://signed"), time.monotonic()
+        if not 0 <= time.time() - self._signed_at <= SIGNED_FOR_S:  # by the clock that is signed: it goes on in sleep
+            request, signed_at = httpx.Request("POST", "https://signed"), time.time()
             self._flowers.intercept(
                 ProtobufRequestContext("", Node(), request), lambda _: httpx.Response(httpx.codes.OK)
             )

@@ -73,11 +73,6 @@ def _answer(message: Any) -> Answer:
     return Answer(200, message.SerializeToString())
 
 
-@pytest.fixture(scope="module")
-def issued(tmp_path_factory: pytest.TempPathFactory) -> pki.Pki:
-    return pki.issue(tmp_path_factory.mktemp("pki"))
-
-
 @pytest.fixture
 def server(issued: pki.Pki) -> Iterator[FakeServer]:
     fake = FakeServer()

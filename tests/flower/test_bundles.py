@@ -30,11 +30,6 @@ SOON_S = HOLD_S / 2  # a pull that was woken, and not one that has waited its ti
 
 
 @pytest.fixture
-def link(monkeypatch: pytest.MonkeyPatch) -> Link:
-    return Link(monkeypatch)
-
-
-@pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests in which pulls find nothing, by the way."""
     monkeypatch.setattr(bundles, "HOLD_S", 0.01)

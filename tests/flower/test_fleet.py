@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from flwr.app import Message
 from flwr.proto import fleet_pb2, message_pb2
 from google.protobuf.message import Message as Proto
 
+from fedclient import fleet
 from fedclient.bundle import PULL, PUSH, ROOM_BYTES, Bundle
 from fedclient.connection import Connection
 from fedclient.fleet import MAX_ANSWER_BYTES, Delivery, Fleet, Unreadable
@@ -26,16 +28,6 @@ from tests.flower.in_memory import Link, SomeNode, serving
 from tests.flower.test_agent import ANNOUNCED
 
 LARGE = np.random.default_rng(1).integers(0, 1 << 64, 5 * ROOM_BYTES // 16, dtype=np.uint64)  # of several pieces
-
-
-@pytest.fixture(scope="module")
-def issued(tmp_path_factory: pytest.TempPathFactory) -> pki.Pki:
-    return pki.issue(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture
-def link(monkeypatch: pytest.MonkeyPatch) -> Link:
-    return Link(monkeypatch)
 
 
 class Counting:
@@ -197,3 +189,34 @@ def test_a_confirmation_that_a_failing_server_did_not_take_is_sent_again(site: S
     lies.status, lies.body = 200, Bundle(b"").encode()
     assert [site.fleet.poll(7), site.fleet.poll(7)] == [None, None]
     assert [len(poll.parts) for poll in lies.polls] == [0, 1, 1, 0]
+
+
+def test_a_server_that_once_knew_no_bundles_is_asked_for_them_again_when_the_site_connects_anew(
+    site: Site, lies: Lies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lies.status = 404
+    with pytest.raises(Exception, match="404"):  # of Flower's own call, which this server does not know either
+        site.fleet.poll(7)
+    with pytest.raises(Exception, match="404"):
+        site.fleet.poll(7)
+    assert len(lies.polls) == 1
+    monkeypatch.setattr(site.fleet._client, "ActivateNode", lambda _: fleet_pb2.ActivateNodeResponse(node_id=7))
+    lies.status, lies.body = 200, Bundle(b"").encode()
+    site.fleet.activate()
+    assert site.fleet.poll(7) is None
+    assert len(lies.polls) == 2
+
+
+@pytest.mark.parametrize(
+    ("later_s", "is_kept"), [(0.0, True), (9.0, True), (11.0, False), (400.0, False), (-1.0, False)]
+)
+def test_a_signed_time_is_used_for_seconds_of_the_clock_that_it_tells(
+    later_s: float, is_kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that slept, or whose clock was set, signs anew."""
+    clock = SimpleNamespace(time=lambda: 1000.0)
+    monkeypatch.setattr(fleet, "time", clock)
+    signed = fleet._Signed(pki.node_key())
+    first = dict(signed.headers())
+    clock.time = lambda: 1000.0 + later_s
+    assert (signed.headers() == first) == is_kept

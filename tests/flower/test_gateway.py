@@ -64,11 +64,6 @@ def superlink(app: Any) -> Iterator[socket.socket]:
         assert not thread.is_alive()
 
 
-@pytest.fixture(scope="module")
-def issued(tmp_path_factory: pytest.TempPathFactory) -> pki.Pki:
-    return pki.issue(tmp_path_factory.mktemp("pki"))
-
-
 @pytest.fixture
 def app() -> Echo:
     return Echo()

@@ -77,11 +77,6 @@ class Server:
         return Handler
 
 
-@pytest.fixture(scope="module")
-def issued(tmp_path_factory: pytest.TempPathFactory) -> pki.Pki:
-    return pki.issue(tmp_path_factory.mktemp("pki"))
-
-
 @pytest.fixture
 def server(issued: pki.Pki, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     for name in ("https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY"):

@@ -40,16 +40,6 @@ MAX_WORDS = 1 << 22
 Act = Callable[["Sites", Message], None]
 
 
-@pytest.fixture(scope="module")
-def issued(tmp_path_factory: pytest.TempPathFactory) -> pki.Pki:
-    return pki.issue(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture
-def link(monkeypatch: pytest.MonkeyPatch) -> Link:
-    return Link(monkeypatch)
-
-
 @pytest.fixture
 def grid(link: Link, issued: pki.Pki) -> Iterator[Any]:
     with serving(link.bundles, issued) as address:
@@ -200,7 +190,7 @@ def test_the_same_exchange_through_both_mailboxes_has_the_same_answers(link: Lin
     found = []
     for box in (BundledMailbox(grid), PolledMailbox(grid)):
         with Sites(link, ACTS) as sites:
-            found.append(ask(box, sites, words=words, timeout_s=3.0))
+            found.append(ask(box, sites, words=words, timeout_s=6.0))
     for answers in found:
         assert answers.keys() == ACTS.keys() - {"silent", "stalls"}
         assert is_packet(answers["a"], b"a", words) and is_packet(answers["b"], b"b", words)
